@@ -1,0 +1,1 @@
+"""What is exchanged: soft labels, messages, codecs, aggregators. Pure numpy; imports nothing of ours."""
