@@ -1,0 +1,153 @@
+"""The student as files that outlive the run: weights as safetensors, everything else as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import nn
+
+from distillation.data import DataError
+from distillation.inputs import ImageInputs, Inputs, TableInputs, inputs_from_json, inputs_to_json
+from distillation.models import build_model, parameter_count
+from strategies.soft_labels import Float64, log_softmax
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class StudentCard:
+    """What a reader of the weights must know.
+
+    Attributes:
+        model: a key of MODELS.
+        classes: names, in the order of the outputs.
+        round: the round after which these weights were taken.
+        accuracy, macro_f1: on the held-out test rows.
+        proxy_sha256: the public rows it was distilled on.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    round: int
+    accuracy: float
+    macro_f1: float
+    proxy_sha256: str
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Replace `path` as a whole: a reader sees the old bytes or the new ones, never a part.
+
+    Args:
+        durable: also survive a power cut (fsync of file and folder).
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    if durable and os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_student(folder: Path, stem: str, model: nn.Module, inputs: Inputs, card: StudentCard) -> None:
+    """Write `<stem>.safetensors` and `<stem>.json` into `folder`."""
+    weights = save({key: value.cpu().contiguous() for key, value in model.state_dict().items()})
+    described = {
+        "schema": 1,
+        **asdict(card),
+        "parameters": parameter_count(model),
+        "inputs": inputs_to_json(inputs),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    write_atomically(folder / f"{stem}.safetensors", weights)
+    write_atomically(folder / f"{stem}.json", (json.dumps(described, indent=1) + "\n").encode())
+
+
+class Student:
+    """A student read back from its files."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, card: StudentCard) -> None:
+        self._model, self._inputs, self.card = model.eval(), inputs, card
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the outputs."""
+        return self.card.classes
+
+    def predict_proba(self, rows: pd.DataFrame | NDArray[Any]) -> Float64:
+        """[n, classes] probabilities.
+
+        Args:
+            rows: for a table, a data frame with the columns that it was trained on; for images, [n, channels,
+                height, width] (or [n, height, width] of grey ones) in the value range of the training files.
+
+        Raises:
+            ValueError: a column is missing, or the shape is another one.
+        """
+        if isinstance(self._inputs, TableInputs) and not isinstance(rows, np.ndarray):
+            features: NDArray[Any] = self._inputs.encode(rows)
+        else:
+            features = np.asarray(rows)
+        if isinstance(self._inputs, ImageInputs) and features.ndim == 3:
+            features = features[:, None]
+        if features.shape[1:] != tuple(self._inputs.shape):
+            raise ValueError(f"rows have shape {list(features.shape[1:])}: {list(self._inputs.shape)} expected")
+        with torch.inference_mode():
+            logits = self._model(self._inputs.tensor(torch.from_numpy(np.ascontiguousarray(features))))
+        return np.exp(log_softmax(logits.numpy()))
+
+    def predict(self, rows: pd.DataFrame | NDArray[Any]) -> list[str]:
+        """The likeliest class of each row, by name."""
+        return [self.classes[index] for index in self.predict_proba(rows).argmax(axis=1)]
+
+
+def load_student(path: Path | str) -> Student:
+    """Read a student; `path` is its `.json` or `.safetensors`, or the folder of a run.
+
+    Raises:
+        DataError: a file is missing, not ours, or the weights are not those that the card names.
+    """
+    path = Path(path)
+    card_path = path / "student.json" if path.is_dir() else path.with_suffix(".json")
+    weights_path = card_path.with_suffix(".safetensors")
+    for needed in (card_path, weights_path):
+        if not needed.is_file():
+            raise DataError(f"{needed} is not there: a student is a .json and a .safetensors of one name")
+    try:
+        data = json.loads(card_path.read_text())
+        inputs = inputs_from_json(data["inputs"])
+        card = StudentCard(
+            data["model"],
+            tuple(data["classes"]),
+            data["round"],
+            data["accuracy"],
+            data["macro_f1"],
+            data["proxy_sha256"],
+        )
+        said = data["weights_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{card_path} is no student's card ({error!r})") from error
+    if hashlib.sha256(weights_path.read_bytes()).hexdigest() != said:
+        raise DataError(f"{weights_path} is not the file that {card_path} names: copy both anew")
+    model = build_model(card.model, tuple(inputs.shape), len(card.classes), seed=0)
+    model.load_state_dict(load_file(weights_path))
+    return Student(model, inputs, card)

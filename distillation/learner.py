@@ -1,0 +1,216 @@
+"""A torch model that learns from soft labels and from its own rows, and votes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import nn
+
+from distillation.data import Samples
+from distillation.inputs import Inputs
+from distillation.losses import DISTIL_LOSSES
+from strategies.soft_labels import Float32, Int64, SoftLabels
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+_PREDICT_BATCH = 500
+# Inputs above this many bytes are scaled batch by batch instead of once a phase.
+_PREPARE_LIMIT = 2**28
+
+
+class Diverged(ArithmeticError):
+    """Training left the finite numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a learner trains. One optimiser serves both phases and keeps its state over rounds.
+
+    Attributes:
+        optimizer: a key of OPTIMIZERS.
+        lr, distil_lr: step sizes of `fit` and of `distil`.
+        momentum: of sgd; 0 for the others.
+        weight_decay: L2, as the optimiser defines it.
+        batch_size: rows a step; the last batch of an epoch may be smaller.
+        distil_loss: a key of DISTIL_LOSSES.
+        temperature: of the distillation loss, applied to both sides.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    distil_lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 50
+    distil_loss: str = "kl"
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainLog:
+    """What a phase did: optimiser steps, and the mean loss of its last epoch (a release where rows are private)."""
+
+    steps: int
+    loss: float
+
+
+class TorchLearner:
+    """Any model that maps [n, *shape] to [n, classes] logits, with its optimiser.
+
+    Args:
+        model: its weights are changed in place.
+        training: hyper-parameters.
+        inputs: from stored features to the model's inputs.
+        proxy: the public rows; teachers and votes name rows of it.
+        private: the site's own labelled rows; None for a server's student.
+        device: where the model computes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Training,
+        inputs: Inputs,
+        proxy: Samples,
+        private: Samples | None,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device)
+        self._training, self._inputs, self._device = training, inputs, device
+        self._proxy, self._private = proxy, private
+        extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
+        self._optimizer = OPTIMIZERS[training.optimizer](
+            self.model.parameters(), lr=training.lr, weight_decay=training.weight_decay, **extra
+        )
+
+    def distil(self, teacher: SoftLabels, epochs: int, rng: torch.Generator) -> TrainLog:
+        """Learn the teacher's answers on the proxy rows that it names.
+
+        Raises:
+            Diverged: the loss is no longer finite.
+        """
+        features = self._proxy.features[torch.from_numpy(teacher.rows)]
+        target = torch.from_numpy(teacher.log_probs).to(self._device)
+        loss, temperature = DISTIL_LOSSES[self._training.distil_loss], self._training.temperature
+        return self._train(
+            features,
+            lambda logits, rows: loss(logits, target[rows], temperature),
+            epochs,
+            self._training.distil_lr,
+            rng,
+        )
+
+    def fit(self, epochs: int, rng: torch.Generator) -> TrainLog:
+        """Learn the private rows' labels by cross-entropy.
+
+        Raises:
+            Diverged: the loss is no longer finite.
+            ValueError: this learner has no private rows.
+        """
+        if self._private is None or self._private.labels is None:
+            raise ValueError("no labelled private rows to fit")
+        return self._classify(self._private.features, self._private.labels, epochs, rng)
+
+    def fit_public(self, epochs: int, rng: torch.Generator) -> TrainLog:
+        """Learn the proxy rows' labels: FedMD's transfer phase, where those labels are public.
+
+        Raises:
+            Diverged: the loss is no longer finite.
+            ValueError: the proxy has no labels.
+        """
+        if self._proxy.labels is None:
+            raise ValueError("public_epochs needs a proxy set with labels; this one has none: set public_epochs=0")
+        return self._classify(self._proxy.features, self._proxy.labels, epochs, rng)
+
+    def predict(self, rows: Int64) -> SoftLabels:
+        """The model's votes on proxy rows, in evaluation mode and row order.
+
+        Raises:
+            Diverged: an output is not finite.
+        """
+        logits = self.logits(self._proxy.features[torch.from_numpy(rows)])
+        if not torch.isfinite(torch.from_numpy(logits)).all():
+            raise Diverged("the model's outputs are not finite: lower lr")
+        return SoftLabels.from_logits(rows, logits)
+
+    def logits(self, features: torch.Tensor) -> Float32:
+        """[n, classes] raw outputs on stored features."""
+        self.model.eval()
+        with torch.inference_mode():
+            batches = [
+                self.model(self._inputs.tensor(part).to(self._device)).float().cpu()
+                for part in features.split(_PREDICT_BATCH)
+            ]
+        outputs: Float32 = torch.cat(batches).numpy()
+        return outputs
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights and optimiser state as named tensors on the CPU, copied."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for index, slots in self._optimizer.state_dict()["state"].items():
+            for key, value in slots.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Become what state() described.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: the tensors belong to another model or optimiser.
+        """
+        weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        self.model.load_state_dict(weights)
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                slots.setdefault(int(index), {})[name] = value.clone()
+        self._optimizer.load_state_dict({"state": slots, "param_groups": self._optimizer.state_dict()["param_groups"]})
+
+    def _classify(self, features: torch.Tensor, labels: torch.Tensor, epochs: int, rng: torch.Generator) -> TrainLog:
+        target = labels.to(self._device)
+        return self._train(
+            features,
+            lambda logits, rows: F.cross_entropy(logits, target[rows]),
+            epochs,
+            self._training.lr,
+            rng,
+        )
+
+    def _train(
+        self,
+        features: torch.Tensor,
+        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        epochs: int,
+        lr: float,
+        rng: torch.Generator,
+    ) -> TrainLog:
+        """Epochs of shuffled batches; a fresh order every epoch, drawn from `rng`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        small = len(features) * math.prod(self._inputs.shape) * 4 <= _PREPARE_LIMIT
+        prepared = self._inputs.tensor(features).to(self._device) if small else None
+        self.model.train()
+        steps, losses = 0, [torch.zeros(())]
+        for _ in range(epochs):
+            losses = []
+            for rows in torch.randperm(len(features), generator=rng).split(self._training.batch_size):
+                batch = prepared[rows] if prepared is not None else self._inputs.tensor(features[rows])
+                self._optimizer.zero_grad(set_to_none=True)
+                loss = loss_of(self.model(batch.to(self._device)), rows.to(self._device))
+                loss.backward()
+                self._optimizer.step()
+                losses.append(loss.detach())
+            steps += len(losses)
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise Diverged("the training loss is not finite: lower lr")
+        return TrainLog(steps, mean)
