@@ -1,0 +1,103 @@
+"""The site's own file: data, model, limits. The coordinator can neither read nor set it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privacy.policy import Policy
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class SiteConfigError(ValueError):
+    """A site file that cannot be used; one sentence a problem."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TrainingSection(_Section):
+    """How this site's model trains; the names are those of distillation.learner.Training."""
+
+    optimizer: str = "sgd"
+    lr: Positive = 0.1
+    distil_lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    batch_size: Annotated[int, Field(ge=1)] = 50
+    distil_loss: str = "kl"
+    temperature: Positive = 1.0
+    distil_epochs: Count = 5
+    local_epochs: Count = 5
+    public_epochs: Count = 0
+    warmup_epochs: Count = 0
+
+
+class PolicySection(_Section):
+    """What may leave; without this section nothing does."""
+
+    proxy_sha256: list[str]
+    max_rows_per_round: Annotated[int, Field(ge=1)]
+    max_rounds: Annotated[int, Field(ge=1)]
+
+
+class SiteConfig(_Section):
+    """One site. Paths are relative to the file's own folder.
+
+    Attributes:
+        site: the name that its reports carry.
+        private: its own rows: `.safetensors`, or a `.csv` or `.parquet` with the proxy's columns.
+        target: of a table, the column with the class names.
+        proxy: folder of the public set.
+        state: folder where its model survives restarts.
+        seed: of its own training; nobody else knows it in a deployment.
+        device: auto, cpu or cuda.
+        model: a name of distillation.models.
+    """
+
+    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    private: str
+    target: str = ""
+    proxy: str
+    state: str = "state"
+    seed: Count
+    device: str = "auto"
+    model: str
+    training: TrainingSection = TrainingSection()
+    policy: PolicySection | None = None
+
+    def limits(self) -> Policy | None:
+        """The policy as the checks take it; None where the owner has written none."""
+        if self.policy is None:
+            return None
+        return Policy(tuple(self.policy.proxy_sha256), self.policy.max_rows_per_round, self.policy.max_rounds)
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site's file.
+
+    Raises:
+        SiteConfigError: no such file, no TOML, an unknown key or a value out of bounds.
+    """
+    try:
+        return SiteConfig.model_validate(tomllib.loads(path.read_bytes().decode("utf-8-sig")))
+    except OSError as error:
+        raise SiteConfigError(f"{path} cannot be read ({error.strerror}): name the site's file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SiteConfigError(f"{path} is no TOML: {error}") from error
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise SiteConfigError(f"{path}: {'; '.join(problems)}") from None
+
+
+def write_site(path: Path, config: SiteConfig) -> None:
+    """Write a site's file."""
+    plain: dict[str, Any] = config.model_dump(exclude_none=True)
+    path.write_bytes(tomli_w.dumps(plain).encode())

@@ -1,0 +1,84 @@
+"""What a site remembers between rounds: one safetensors file, replaced as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from distillation.export import write_atomically
+
+_SCHEMA = "1"
+
+
+class StateError(RuntimeError):
+    """The state file is there and cannot be used; starting anew in silence would lose a model."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteState:
+    """After one answered round.
+
+    Attributes:
+        run, round, plan_sha256: which plan was answered.
+        answer: the bytes that were sent; a repeated plan gets the same ones.
+        learner: what TorchLearner.state() returned.
+    """
+
+    run: str
+    round: int
+    plan_sha256: str
+    answer: bytes
+    learner: Mapping[str, torch.Tensor]
+
+
+class StateStore:
+    """A site's state on disk.
+
+    Args:
+        folder: created when the first state is saved.
+        durable: survive a power cut too (fsync); a simulation only has to survive being killed.
+
+    Guarantees:
+        A reader finds the state before or after a save, never a mixture, however the process ends.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        self._path, self._durable = folder / "state.safetensors", durable
+
+    def load(self) -> SiteState | None:
+        """The last saved state, None before the first.
+
+        Raises:
+            StateError: the file is broken or of another version.
+        """
+        if not self._path.exists():
+            return None
+        try:
+            with safe_open(self._path, framework="pt") as archive:
+                told = archive.metadata() or {}
+                tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a mapping
+            if told.get("schema") != _SCHEMA:
+                raise StateError(f"{self._path} has schema {told.get('schema')!r}; this version reads {_SCHEMA!r}")
+            answer = tensors.pop("answer").numpy().tobytes()
+            return SiteState(told["run"], int(told["round"]), told["plan_sha256"], answer, tensors)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise StateError(
+                f"{self._path} is broken ({error!r}): restore it from a backup, or delete it to start this site anew"
+            ) from error
+
+    def save(self, state: SiteState) -> None:
+        """Replace the stored state."""
+        answer = torch.frombuffer(bytearray(state.answer), dtype=torch.uint8)
+        told = {
+            "schema": _SCHEMA,
+            "run": state.run,
+            "round": str(state.round),
+            "plan_sha256": state.plan_sha256,
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, save({**state.learner, "answer": answer}, told), durable=self._durable)

@@ -1,0 +1,212 @@
+"""A site answers what its owner allows, keeps its model, and lets nothing but votes and codes leave."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from client.config import PolicySection, load_site, write_site
+from client.node import Node
+from client.state import StateStore
+from distillation.learner import Diverged
+from strategies.messages import Refusal
+from strategies.soft_labels import SoftLabels
+from strategies.wire import believe, decode_answer, encode_plan
+
+
+@pytest.fixture
+def site_file(make_sites):
+    return make_sites(1)["site-0"]
+
+
+def teacher(rows, seed=0):
+    return SoftLabels.from_logits(rows, np.random.default_rng(seed).normal(size=(len(rows), 3)))
+
+
+def votes(answer, rows):
+    return believe(rows, decode_answer(answer).votes).log_probs
+
+
+def plans(site_file, make_plan, rounds):
+    """Plans of successive rounds, each with a teacher on the rows of the round before."""
+    rows = [np.arange(r % 3, 60, 3) for r in range(rounds + 1)]
+    return [
+        make_plan(site_file, round=r, ask_rows=rows[r], teacher=teacher(rows[r - 1], r) if r > 1 else None)
+        for r in range(1, rounds + 1)
+    ]
+
+
+def test_an_answer_is_the_models_vote_on_the_asked_rows(site_file, make_plan):
+    node, plan = Node.open(site_file), make_plan(site_file)
+    answer = node.answer(encode_plan(plan))
+    expected = node.learner.predict(plan.ask_rows).log_probs
+    np.testing.assert_allclose(votes(answer, plan.ask_rows), np.maximum(expected, np.log(1e-7)), atol=1e-5)
+
+
+def test_a_restarted_site_answers_as_if_it_had_never_stopped(site_file, make_plan):
+    # A twin in memory, against one whose process ends after every round; adam, so that the optimiser matters.
+    adam = load_site(site_file)
+    write_site(site_file, adam.model_copy(update={"training": adam.training.model_copy(update={"optimizer": "adam"})}))
+    all_plans = [encode_plan(plan) for plan in plans(site_file, make_plan, 4)]
+    restarted = [Node.open(site_file).answer(blob) for blob in all_plans]
+    (site_file.parent / "state" / "state.safetensors").unlink()
+    steady_node = Node.open(site_file)
+    steady = [steady_node.answer(blob) for blob in all_plans]
+    assert restarted == steady
+    assert len(set(restarted)) == 4
+
+
+def test_the_same_plan_gets_the_same_bytes_without_training_again(site_file, make_plan, monkeypatch):
+    blob = encode_plan(make_plan(site_file))
+    first = Node.open(site_file).answer(blob)
+    again = Node.open(site_file)
+    monkeypatch.setattr(again, "_train", lambda plan: pytest.fail("trained twice"))
+    assert again.answer(blob) == first
+
+
+def test_a_teacher_changes_the_vote(site_file, make_plan):
+    first, second = plans(site_file, make_plan, 2)
+    node = Node.open(site_file)
+    node.answer(encode_plan(first))
+    with_teacher = node.answer(encode_plan(second))
+    (site_file.parent / "state" / "state.safetensors").unlink()
+    node = Node.open(site_file)
+    node.answer(encode_plan(first))
+    without = node.answer(encode_plan(dataclasses.replace(second, teacher=None)))
+    assert np.abs(votes(with_teacher, second.ask_rows) - votes(without, second.ask_rows)).max() > 0.01
+
+
+def code_of(node, plan):
+    answer = decode_answer(node.answer(encode_plan(plan)))
+    assert isinstance(answer, Refusal)
+    assert answer.client == "site-0"
+    return answer.code
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"proxy_sha256": "00" * 32}, "proxy_not_allowed"),
+        ({"classes_sha256": "00" * 32}, "wrong_classes"),
+        ({"ask_rows": np.arange(41)}, "too_many_rows"),
+        ({"round": 11}, "too_many_rounds"),
+        ({"ask_rows": np.array([59, 60])}, "unknown_rows"),
+        ({"ask_rows": np.array([], np.int64)}, "unknown_rows"),
+        ({"teacher": teacher(np.array([60]))}, "unknown_rows"),
+    ],
+)
+def test_what_the_site_does_not_allow_is_refused_before_its_rows_are_touched(site_file, make_plan, changed, code):
+    node = Node.open(site_file)
+    node.learner.fit = lambda *_: pytest.fail("touched private rows")
+    assert code_of(node, make_plan(site_file, **changed)) == code
+    assert not (site_file.parent / "state").exists()
+
+
+def test_without_a_policy_nothing_leaves(site_file, make_plan):
+    write_site(site_file, load_site(site_file).model_copy(update={"policy": None}))
+    assert code_of(Node.open(site_file), make_plan(site_file)) == "no_policy"
+
+
+def test_another_proxy_set_is_refused_even_if_the_policy_lists_it(site_file, make_plan):
+    listed = PolicySection(proxy_sha256=["00" * 32], max_rows_per_round=40, max_rounds=10)
+    write_site(site_file, load_site(site_file).model_copy(update={"policy": listed}))
+    assert code_of(Node.open(site_file), make_plan(site_file, proxy_sha256="00" * 32)) == "proxy_not_allowed"
+
+
+def test_old_rounds_and_second_plans_for_a_round_are_refused(site_file, make_plan):
+    first, second = plans(site_file, make_plan, 2)
+    node = Node.open(site_file)
+    node.answer(encode_plan(first))
+    node.answer(encode_plan(second))
+    assert code_of(node, first) == "stale_round"
+    assert code_of(node, dataclasses.replace(second, ask_rows=np.array([1, 2]))) == "conflicting_plan"
+
+
+def test_another_run_starts_from_the_first_weights(site_file, make_plan):
+    first = make_plan(site_file)
+    node = Node.open(site_file)
+    before = votes(node.answer(encode_plan(first)), first.ask_rows)
+    for plan in plans(site_file, make_plan, 3)[1:]:
+        node.answer(encode_plan(plan))
+    other = dataclasses.replace(first, run="cd" * 16)
+    np.testing.assert_array_equal(votes(node.answer(encode_plan(other)), first.ask_rows), before)
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x80\x04pickle", b"CNSL" + bytes(100)])
+def test_foreign_bytes_get_a_refusal(site_file, blob):
+    answer = decode_answer(Node.open(site_file).answer(blob))
+    assert answer == Refusal("site-0", 0, "unreadable_plan")
+
+
+def test_no_text_of_an_exception_leaves(site_file, make_plan, monkeypatch, caplog):
+    node = Node.open(site_file)
+
+    def fail(*_):
+        raise RuntimeError("patient 4711 in /secret/path")
+
+    monkeypatch.setattr(node.learner, "fit", fail)
+    monkeypatch.setattr(node, "fresh", lambda: node.learner)
+    answer = node.answer(encode_plan(make_plan(site_file)))
+    assert decode_answer(answer).code == "internal_error"
+    assert b"4711" not in answer
+    assert b"secret" not in answer
+    assert "4711" in caplog.text  # the owner's own log has it
+
+
+def test_a_failed_round_leaves_the_model_as_it_was(site_file, make_plan, monkeypatch):
+    first, second = plans(site_file, make_plan, 2)
+    node = Node.open(site_file)
+    node.answer(encode_plan(first))
+    before = node.learner.state()
+
+    def fail(*_):
+        raise Diverged("at the last step")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(node.learner), "predict", fail)
+        assert code_of(node, second) == "diverged"
+    for key, value in node.learner.state().items():
+        assert torch.equal(value, before[key])
+    assert isinstance(votes(node.answer(encode_plan(second)), second.ask_rows), np.ndarray)
+
+
+def test_a_disk_that_is_full_loses_nothing(site_file, make_plan, monkeypatch):
+    first, second = plans(site_file, make_plan, 2)
+    node = Node.open(site_file)
+    node.answer(encode_plan(first))
+    stored = (site_file.parent / "state" / "state.safetensors").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(StateStore, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        assert code_of(node, second) == "internal_error"
+    assert (site_file.parent / "state" / "state.safetensors").read_bytes() == stored
+    expected = Node.open(site_file).answer(encode_plan(second))
+    assert decode_answer(expected).round == 2
+
+
+def test_fedmds_first_phase_runs_once_and_before_the_first_vote(site_file, make_plan):
+    config = load_site(site_file)
+    plain = Node.open(site_file).answer(encode_plan(make_plan(site_file)))
+    (site_file.parent / "state" / "state.safetensors").unlink()
+    warm = config.training.model_copy(update={"public_epochs": 20, "warmup_epochs": 3})
+    write_site(site_file, config.model_copy(update={"training": warm}))
+    node = Node.open(site_file)
+    phases = []
+    for name in ("fit_public", "fit", "distil"):
+        original = getattr(type(node.learner), name)
+
+        def spy(self, *args, _name=name, _original=original):
+            phases.append((_name, args[-2]))
+            return _original(self, *args)
+
+        setattr(node.learner, name, spy.__get__(node.learner))
+    node.fresh = lambda: node.learner
+    _, second = plans(site_file, make_plan, 2)
+    answer = node.answer(encode_plan(make_plan(site_file)))
+    assert phases == [("fit_public", 20), ("fit", 3), ("fit", 2)]
+    phases.clear()
+    node.answer(encode_plan(second))
+    assert phases == [("distil", 2), ("fit", 2)]
+    # Site 0 has classes a and b only; the labelled public rows teach it c.
+    taught, untaught = (votes(blob, make_plan(site_file).ask_rows)[:, 2].max() for blob in (answer, plain))
+    assert taught > untaught
