@@ -1,0 +1,144 @@
+"""Where a run stands, as one file that is replaced as a whole after every round."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from distillation.export import write_atomically
+from server.checks import Failure
+from server.config import FederationConfig
+from strategies.aggregator import State
+from strategies.soft_labels import SoftLabels
+
+_SCHEMA = 1
+Tensor = TypeVar("Tensor")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be resumed from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMetrics:
+    """One row of metrics.csv; accuracies in [0, 1], None where nobody evaluated.
+
+    `rejected` counts answers that came and were not usable; who sent nothing at all is in neither column.
+    """
+
+    round: int
+    student_accuracy: float | None
+    teacher_accuracy: float | None
+    client_accuracy_mean: float | None
+    client_accuracy_min: float | None
+    replies: int
+    rejected: int
+    upload_bytes: int
+    download_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BestStudent:
+    """The round with the best held-out score so far."""
+
+    round: int
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """Everything that a resumed run needs beside the sites' own states.
+
+    Attributes:
+        rounds: rows so far; their number is the number of finished rounds.
+        failures: (round, failure) so far.
+        teacher, state: of the last round.
+        student: what TorchLearner.state() returned after it.
+        best: the best student so far, whose files are beside the checkpoint.
+    """
+
+    rounds: tuple[RoundMetrics, ...] = ()
+    failures: tuple[tuple[int, Failure], ...] = ()
+    teacher: SoftLabels | None = None
+    state: State = field(default_factory=dict)
+    student: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    best: BestStudent | None = None
+
+
+def fingerprint(config: FederationConfig) -> str:
+    """Identity of what a checkpoint belongs to: everything that a round's result depends on, paths left out."""
+    told = config.model_dump(mode="json", exclude={"rounds", "proxy", "test", "timeout_s"})
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def save_progress(path: Path, config: FederationConfig, progress: Progress) -> None:
+    """Replace the checkpoint.
+
+    Raises:
+        OSError: the disk refuses; the checkpoint before is whole.
+    """
+    tensors = {f"student.{key}": value for key, value in progress.student.items()}
+    tensors |= {f"state.{key}": torch.from_numpy(value) for key, value in progress.state.items()}
+    if progress.teacher is not None:
+        tensors["teacher.rows"] = torch.from_numpy(progress.teacher.rows)
+        tensors["teacher.log_probs"] = torch.from_numpy(progress.teacher.log_probs)
+    told = {
+        "schema": _SCHEMA,
+        "fingerprint": fingerprint(config),
+        "rounds": [asdict(row) for row in progress.rounds],
+        "failures": [[round_, asdict(failure)] for round_, failure in progress.failures],
+        "best": asdict(progress.best) if progress.best else None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(tensors, {"progress": json.dumps(told)}), durable=True)
+
+
+def load_progress(path: Path, config: FederationConfig) -> Progress:
+    """The progress stored at `path`, none at all where there is no file.
+
+    Raises:
+        CheckpointError: a broken file, or one of another configuration.
+    """
+    if not path.exists():
+        return Progress()
+    try:
+        with safe_open(path, framework="pt") as archive:
+            told: dict[str, Any] = json.loads((archive.metadata() or {})["progress"])
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 - not a mapping
+        if told["schema"] != _SCHEMA:
+            raise CheckpointError(f"{path} has schema {told['schema']}; this version reads {_SCHEMA}")
+        if told["fingerprint"] != fingerprint(config):
+            raise CheckpointError(
+                f"{path} belongs to another configuration: resume with the one it was begun with "
+                "(only federation.rounds and timeout_s may change), or name another --out"
+            )
+        return Progress(
+            tuple(RoundMetrics(**row) for row in told["rounds"]),
+            tuple((round_, Failure(**failure)) for round_, failure in told["failures"]),
+            _teacher(tensors),
+            _under("state.", {key: value.numpy() for key, value in tensors.items() if key.startswith("state.")}),
+            _under("student.", tensors),
+            BestStudent(**told["best"]) if told["best"] else None,
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is broken ({error!r}): delete the run's folder and start anew") from error
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _teacher(tensors: Mapping[str, torch.Tensor]) -> SoftLabels | None:
+    if "teacher.rows" not in tensors:
+        return None
+    return SoftLabels(tensors["teacher.rows"].numpy(), tensors["teacher.log_probs"].numpy())

@@ -1,0 +1,73 @@
+"""The coordinator's settings: what a federation does. It never says how a site trains or what a site allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distillation.learner import Training
+from server.rounds import Exchange
+from strategies.aggregators import build_aggregator
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudentSettings(_Settings):
+    """The server's student: its model and how it learns from the teacher."""
+
+    model: str
+    training: Training
+    distil_epochs: int
+    best_metric: str
+
+
+class FederationConfig(_Settings):
+    """Everything the coordinator needs beside the network.
+
+    Attributes:
+        exchange: what stays the same in all rounds.
+        rounds: how many.
+        clients: how many must be there before the first round.
+        aggregator, aggregator_settings: the rule.
+        student: what learns from the teacher here.
+        proxy, test: folder of the public set, file of the held-out rows ("" = the student is not judged).
+        device: auto, cpu or cuda.
+        timeout_s: of one exchange.
+    """
+
+    exchange: Exchange
+    rounds: int
+    clients: int
+    aggregator: str
+    aggregator_settings: dict[str, float]
+    student: StudentSettings
+    proxy: str
+    test: str
+    device: str
+    timeout_s: float
+
+    def rule(self) -> Any:
+        """The aggregator."""
+        return build_aggregator(self.aggregator, self.aggregator_settings)
+
+
+def write_job(path: Path, config: FederationConfig) -> None:
+    """Write the settings for a coordinator in another process."""
+    path.write_text(config.model_dump_json(indent=1) + "\n")
+
+
+def read_job(path: Path) -> FederationConfig:
+    """Read what write_job wrote.
+
+    Raises:
+        ValueError: no such settings.
+    """
+    try:
+        return FederationConfig.model_validate(json.loads(path.read_text()))
+    except ValidationError as error:
+        raise ValueError(f"{path} is no federation's settings: {error.errors()[0]['msg']}") from None

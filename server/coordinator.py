@@ -1,0 +1,146 @@
+"""A run from its first or its last finished round to its end: rounds, student, metrics, checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from distillation.data import Proxy, Samples
+from distillation.export import StudentCard, save_student, write_atomically
+from distillation.learner import TorchLearner
+from distillation.runtime import single_thread
+from server.checkpoint import BestStudent, Progress, RoundMetrics, load_progress, save_progress
+from server.config import FederationConfig
+from server.rounds import Cohort, RoundResult, run_rounds
+from server.student_job import Scores, build_student, predicted, scores, teach, teacher_accuracy
+
+# (mean, worst) accuracy of the clients' own models on the test rows, or None where this round is not evaluated.
+Evaluate = Callable[[int], tuple[float, float] | None]
+
+
+def coordinate(
+    config: FederationConfig,
+    cohort: Cohort,
+    proxy: Proxy,
+    test: Samples,
+    out: Path,
+    *,
+    evaluate: Evaluate = lambda _: None,
+    on_round: Callable[[RoundMetrics], None] = lambda _: None,
+) -> Progress:
+    """Run, or go on running, a federation.
+
+    Args:
+        config: settings; a checkpoint in `out` must be of the same ones.
+        cohort: the network.
+        proxy, test: public rows, and held-out rows to judge the student on.
+        out: where metrics.csv, student files and checkpoint/ are kept up to date after every round.
+        evaluate: simulations look at the clients' models on the side; deployments cannot.
+        on_round: called after each round is safe on disk.
+
+    Raises:
+        QuorumError: a round failed; everything before it is on disk.
+        CheckpointError: `out` holds another run.
+    """
+    single_thread()
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint" / "server.safetensors"
+    progress = load_progress(checkpoint, config)
+    student = build_student(config, proxy)
+    if progress.student:
+        student.restore(progress.student)
+    started = time.perf_counter()
+    write_metrics(out / "metrics.csv", progress.rounds)
+    for result in run_rounds(
+        cohort,
+        config.rule(),
+        config.exchange,
+        config.rounds,
+        done=len(progress.rounds),
+        teacher=progress.teacher,
+        state=progress.state,
+    ):
+        teach(student, config.student, result.teacher, config.exchange.seed, result.round)
+        judged = scores(predicted(student, test), test, len(proxy.classes))
+        row = _metrics(result, proxy, judged, evaluate(result.round), time.perf_counter() - started)
+        best = _best(config, progress.best, result.round, judged)
+        progress = replace(
+            progress,
+            rounds=(*progress.rounds, row),
+            failures=(*progress.failures, *((result.round, failure) for failure in result.failures)),
+            teacher=result.teacher,
+            state=result.state,
+            student=student.state(),
+            best=best,
+        )
+        _save_students(out, config, student, proxy, result.round, judged, best)
+        save_progress(checkpoint, config, progress)
+        write_metrics(out / "metrics.csv", progress.rounds)
+        on_round(row)
+        started = time.perf_counter()
+    return progress
+
+
+def write_metrics(path: Path, rows: Sequence[RoundMetrics]) -> None:
+    """Replace metrics.csv; six decimals, empty cells where nobody evaluated."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(RoundMetrics))
+    for row in rows:
+        writer.writerow(
+            f"{value:.6f}" if isinstance(value, float) else ("" if value is None else value)
+            for value in asdict(row).values()
+        )
+    write_atomically(path, text.getvalue().encode())
+
+
+def _metrics(
+    result: RoundResult, proxy: Proxy, judged: Scores, clients: tuple[float, float] | None, seconds: float
+) -> RoundMetrics:
+    mean, worst = clients if clients is not None else (None, None)
+    return RoundMetrics(
+        result.round,
+        judged.accuracy if judged.accuracy == judged.accuracy else None,
+        teacher_accuracy(result.teacher, proxy),
+        mean,
+        worst,
+        result.replies,
+        sum(failure.answered for failure in result.failures),
+        result.upload_bytes,
+        result.download_bytes,
+        seconds,
+    )
+
+
+def _best(config: FederationConfig, best: BestStudent | None, round_: int, judged: Scores) -> BestStudent | None:
+    metric = config.student.best_metric
+    if best is None or getattr(judged, metric) > getattr(best, metric):
+        return BestStudent(round_, judged.accuracy, judged.macro_f1)
+    return best
+
+
+def _save_students(
+    out: Path,
+    config: FederationConfig,
+    student: TorchLearner,
+    proxy: Proxy,
+    round_: int,
+    judged: Scores,
+    best: BestStudent | None,
+) -> None:
+    """`student` is the last one; `student-best` the one with the best held-out score."""
+    card = StudentCard(
+        config.student.model,
+        proxy.classes,
+        round_,
+        judged.accuracy,
+        judged.macro_f1,
+        config.exchange.proxy_sha256,
+    )
+    save_student(out, "student", student.model, proxy.inputs, card)
+    if best is not None and best.round == round_:
+        save_student(out, "student-best", student.model, proxy.inputs, card)
