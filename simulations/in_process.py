@@ -1,0 +1,246 @@
+"""The in-process engine: a pool of worker processes that answers as a cohort, every message through the real wire."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import simulations
+from server.checks import Failure
+from server.rounds import Reply
+from simulations.worker import read_frame, write_frame
+
+# Commands that a worker may hold: one at work and one waiting, so that it never idles for the parent.
+_AHEAD = 2
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do what was asked; the message is the worker's own."""
+
+
+class _Process:
+    """One worker process, with a thread that moves its frames into the pool's queue."""
+
+    def __init__(self, number: int, study: Path, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
+        self.number = number
+        self.pending: deque[dict[str, Any]] = deque()
+        root = str(Path(simulations.__file__).resolve().parent.parent)
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        # One thread a process, told before torch is imported; -P keeps a foreign `client/` of this folder out.
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "simulations.worker", str(study)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+
+    def _listen(self, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
+        stream = self._child.stdout
+        while stream is not None and (frame := read_frame(stream)) is not None:  # type: ignore[arg-type]
+            inbox.put((self, frame))
+        inbox.put((self, None))
+
+    def send(self, command: dict[str, Any], blob: bytes = b"") -> None:
+        """Give the worker one command; a dead worker is noticed by its listener, not here."""
+        with suppress(BrokenPipeError, ValueError):
+            write_frame(self._child.stdin, command, blob)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """Close its input, which ends it; kill it if it is still at work."""
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()  # type: ignore[union-attr]
+        if self.pending:
+            self._child.kill()
+        try:
+            self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._child.pid
+
+
+class WorkerPool:
+    """Sites over worker processes; a cohort while rounds run, and a task pool for baselines and evaluation.
+
+    Args:
+        study: folder of simulations.study with a site.toml for every site.
+        sizes: private rows by site: large sites start first.
+        workers: processes; 0 = one a core, never more than sites.
+        timeout_s: after it an exchange's missing answers are `late` and their workers are started anew.
+
+    Guarantees:
+        A site stays in the worker that first opened it. Results do not depend on the number of workers. A
+        worker that dies costs the answer it was working on, nothing else.
+    """
+
+    def __init__(self, study: Path, sizes: Mapping[str, int], workers: int, timeout_s: float) -> None:
+        self._study, self._timeout_s = study, timeout_s
+        self._sizes = dict(sizes)
+        self._inbox: queue.Queue[tuple[_Process, Any]] = queue.Queue()
+        count = min(workers or available_cores(), len(sizes))
+        self._processes = [_Process(number, study, self._inbox) for number in range(count)]
+        self._home: dict[str, int] = {}
+        self._plan = b""
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.stop()
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """All sites, sorted."""
+        return sorted(self._sizes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [process.pid for process in self._processes]
+
+    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
+        """One exchange: see server.rounds.Cohort."""
+        self._plan = plan
+        for process in self._processes:
+            process.send({"do": "plan"}, plan)
+        for command, header, blob in self._run([{"do": "answer", "site": site} for site in clients]):
+            site = command["site"]
+            if "error" in header:
+                yield Reply(site, Failure(site, header.get("reason", "crashed"), header["error"]))
+            else:
+                yield Reply(site, blob)
+
+    def forget(self) -> None:
+        """Close all sites: whoever is named next is opened anew, from its files."""
+        for process in self._processes:
+            process.send({"do": "forget"})
+
+    def evaluate(self) -> dict[str, float]:
+        """Test accuracy of every site's own model, looked at on the side.
+
+        Raises:
+            WorkerError: a worker could not.
+        """
+        done = self._results([{"do": "evaluate", "site": site} for site in self.clients])
+        return {command["site"]: float(header["accuracy"]) for command, header in done}
+
+    def tasks(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
+        """Baselines as (command, test accuracy), as they finish.
+
+        Raises:
+            WorkerError: a worker could not.
+        """
+        for command, header in self._results(commands):
+            yield command, float(header["accuracy"])
+
+    def peak_bytes(self) -> list[int]:
+        """Largest resident memory of each worker so far."""
+        peaks = []
+        for process in self._processes:
+            process.pending.append({"do": "memory"})
+            process.send(process.pending[0])
+            _, frame = self._inbox.get(timeout=self._timeout_s)
+            process.pending.clear()
+            peaks.append(int(frame[0]["peak_bytes"]))
+        return peaks
+
+    def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        for command, header, _ in self._run(commands, patient=True):
+            if "error" in header:
+                raise WorkerError(f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}")
+            yield command, header
+
+    def _run(
+        self, commands: Sequence[dict[str, Any]], *, patient: bool = False
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
+        """Carry out commands, each on its site's worker; sites without one go to whoever is free first."""
+        deadline = None if patient else time.monotonic() + self._timeout_s
+        ordered = sorted(commands, key=self._priority)
+        homeless = deque(command for command in ordered if command.get("site", "") not in self._home)
+        queues = [
+            deque(command for command in ordered if self._home.get(command.get("site", "")) == process.number)
+            for process in self._processes
+        ]
+        outstanding = len(ordered)
+        for process in self._processes:
+            self._feed(process, queues[process.number], homeless)
+        while outstanding:
+            try:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                process, frame = self._inbox.get(timeout=left)
+            except queue.Empty:
+                yield from self._give_up(queues, homeless)
+                return
+            if process is not self._processes[process.number]:
+                continue  # an old process's last words
+            if frame is None:
+                command = process.pending.popleft() if process.pending else None
+                process = self._restart(process)
+                if command is not None:
+                    outstanding -= 1
+                    yield command, {"error": "its worker process died"}, b""
+            else:
+                outstanding -= 1
+                yield process.pending.popleft(), *frame
+            self._feed(process, queues[process.number], homeless)
+
+    def _priority(self, command: Mapping[str, Any]) -> tuple[int, str]:
+        site = command.get("site", "")
+        return (-self._sizes.get(site, sum(self._sizes.values())), site)
+
+    def _feed(self, process: _Process, own: deque[dict[str, Any]], homeless: deque[dict[str, Any]]) -> None:
+        while len(process.pending) < _AHEAD and (own or homeless):
+            command = own.popleft() if own else homeless.popleft()
+            if command.get("site"):
+                self._home[command["site"]] = process.number
+            process.pending.append(command)
+            process.send(command)
+
+    def _restart(self, process: _Process) -> _Process:
+        """A new process in the place of a dead or stuck one; its sites come back from their files."""
+        waiting = list(process.pending)
+        process.pending.append({})  # whatever it is doing: kill, do not wait
+        process.stop()
+        fresh = _Process(process.number, self._study, self._inbox)
+        self._processes[process.number] = fresh
+        fresh.send({"do": "plan"}, self._plan)
+        for command in waiting:
+            fresh.pending.append(command)
+            fresh.send(command)
+        return fresh
+
+    def _give_up(
+        self, queues: Sequence[deque[dict[str, Any]]], homeless: deque[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
+        """The deadline has passed: everything unfinished is late, and stuck workers are started anew."""
+        late = [*homeless, *(command for own in queues for command in own)]
+        for process in list(self._processes):
+            if process.pending:
+                late.extend(process.pending)
+                process.pending.clear()
+                self._restart(process)
+        for command in late:
+            yield command, {"error": f"no answer in {self._timeout_s:g} s", "reason": "late"}, b""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

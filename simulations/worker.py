@@ -1,0 +1,136 @@
+"""A worker process of the in-process engine: some sites live here, each with its model, one torch thread for all.
+
+Frames on standard input and output: length of a JSON object, length of a blob (u32 each), both. No pickle; and a
+parent that is killed closes our input, so no worker outlives its run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FRAME = struct.Struct("<II")
+
+
+def write_frame(stream: BinaryIO, header: dict[str, Any], blob: bytes = b"") -> None:
+    """Send one frame."""
+    told = json.dumps(header).encode()
+    stream.write(FRAME.pack(len(told), len(blob)) + told + blob)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None where the other side is gone, also in the middle of one."""
+    lengths = stream.read(FRAME.size)
+    if len(lengths) < FRAME.size:
+        return None
+    told_length, blob_length = FRAME.unpack(lengths)
+    told, blob = stream.read(told_length), stream.read(blob_length)
+    if len(told) < told_length or len(blob) < blob_length:
+        return None
+    return json.loads(told), blob
+
+
+class _Worker:
+    """Opens a site when it is first named and keeps it; every command names one site or none."""
+
+    def __init__(self, study: Path) -> None:
+        from distillation.data import load_proxy, load_samples
+        from distillation.runtime import single_thread
+
+        single_thread()
+        self._study = study
+        self._proxy = load_proxy(study / "proxy", verify=False)
+        self._test = load_samples(study / "test.safetensors")
+        self._nodes: dict[str, Any] = {}
+        self._plan = b""
+
+    def _node(self, site: str) -> Any:
+        from client.node import Node
+
+        if site not in self._nodes:
+            path = self._study / "sites" / site / "site.toml"
+            self._nodes[site] = Node.open(path, proxy=self._proxy, durable=False)
+        return self._nodes[site]
+
+    def do(self, command: dict[str, Any], blob: bytes) -> tuple[dict[str, Any], bytes]:
+        """Carry out one command; returns the answer's header and blob."""
+        from simulations import baselines
+
+        site = command.get("site", "")
+        match command["do"]:
+            case "plan":
+                self._plan = blob
+                return {}, b""
+            case "forget":
+                self._nodes.clear()
+                return {}, b""
+            case "answer":
+                return {}, self._node(site).answer(self._plan)
+            case "evaluate":
+                return {"accuracy": baselines.accuracy(self._node(site).learner, self._test)}, b""
+            case "local_only":
+                return {"accuracy": baselines.local_only(self._node(site), command["rounds"], self._test)}, b""
+            case "pooled":
+                return {"accuracy": self._pooled(command)}, b""
+            case "memory":
+                return {"peak_bytes": peak_bytes()}, b""
+            case unknown:
+                raise ValueError(f"unknown command {unknown!r}")
+
+    def _pooled(self, command: dict[str, Any]) -> float:
+        from distillation.learner import Training
+        from simulations.baselines import pooled
+
+        return pooled(
+            sorted((self._study / "sites").glob("*/private.safetensors")),
+            self._proxy,
+            self._test,
+            model=command["model"],
+            training=Training(**command["training"]),
+            epochs=command["epochs"],
+            seed=command["seed"],
+            device=command["device"],
+        )
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def serve(study: Path, commands: BinaryIO, answers: BinaryIO) -> None:
+    """Answer commands, one frame each, until the other side is gone."""
+    worker = _Worker(study)
+    while (frame := read_frame(commands)) is not None:
+        command, blob = frame
+        try:
+            header, answer = worker.do(command, blob)
+        except Exception as error:  # the parent decides what becomes of it; a worker lives on
+            header, answer = {"error": f"{type(error).__name__}: {error}"}, b""
+        if command["do"] not in ("plan", "forget"):
+            write_frame(answers, {**header, "do": command["do"], "site": command.get("site", "")}, answer)
+
+
+def main() -> None:
+    """`python -m simulations.worker STUDY`."""
+    # Ctrl-C reaches the whole process group; the parent decides, and its closed pipe ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not become a frame
+    try:
+        serve(Path(sys.argv[1]), sys.stdin.buffer, answers)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
