@@ -7,14 +7,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from strategies.presets import PRESETS
 
 ENGINES = ("in-process", "flower-simulation", "deployment")
 
+
+def _amount(value: Any) -> Any:
+    whole, share = isinstance(value, int) and not isinstance(value, bool), isinstance(value, float)
+    if not ((whole and value >= 1) or (share and 0.0 < value < 1.0)):
+        raise ValueError(f"{value!r} must be a number of rows, 1 or more, or a share of all rows between 0 and 1")
+    return value
+
+
 # A number of rows (2000) or a share of all rows (0.5).
-Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, lt=1.0)]
+Amount = Annotated[int | float, BeforeValidator(_amount)]
+AmountOrAll = Annotated[int | float, BeforeValidator(lambda value: 0 if value == 0 else _amount(value))]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -65,10 +74,10 @@ class DataSection(_Section):
     # The smallest private set a client may get.
     min_rows: Annotated[int, Field(ge=1)] = 2
     # Rows, or shares of all rows. private = 0 means: all that proxy and test leave.
-    private: Amount | Literal[0] = 0
+    private: AmountOrAll = 0
     proxy: Amount = 0.25
     # Where the data comes with a test part of its own, these rows are taken from it; 0 = all of that part.
-    test: Amount | Literal[0] = 0
+    test: AmountOrAll = 0
     # Tables: the column to predict, columns to leave out, the column that names a row's site.
     target: str = ""
     drop: tuple[str, ...] = ()
@@ -178,6 +187,9 @@ class ExperimentConfig(_Section):
             given = raw.get(section, {})
             if isinstance(given, Mapping):
                 filled[section] = {**getattr(PRESETS[name], section), **given}
+        rule = filled["strategy"]["aggregator"]
+        if isinstance(rule, Mapping) and "name" not in rule:  # settings only: the preset's rule, changed
+            filled["strategy"]["aggregator"] = {**PRESETS[name].strategy["aggregator"], **rule}
         return filled
 
     def resolved(self) -> dict[str, Any]:
@@ -244,8 +256,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _sentence(problem: Mapping[str, Any]) -> str:
     """One pydantic error as one sentence: where, what was found, what is allowed."""
-    # Members of a union stand in the location as type names; the reader's keys are the lower-case ones before.
-    where = [str(part) for part in problem["loc"] if "[" not in str(part) and str(part) not in ("int", "float")]
+    where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
     if problem["type"] == "extra_forbidden":
         section: Any = ExperimentConfig

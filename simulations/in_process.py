@@ -151,16 +151,16 @@ class WorkerPool:
         for command, header in self._results(commands):
             yield command, float(header["accuracy"])
 
-    def peak_bytes(self) -> list[int]:
-        """Largest resident memory of each worker so far."""
-        peaks = []
+    def memory(self) -> list[dict[str, int]]:
+        """`now_bytes` and `peak_bytes` of resident memory of each worker."""
+        told = []
         for process in self._processes:
             process.pending.append({"do": "memory"})
             process.send(process.pending[0])
             _, frame = self._inbox.get(timeout=self._timeout_s)
             process.pending.clear()
-            peaks.append(int(frame[0]["peak_bytes"]))
-        return peaks
+            told.append({key: frame[0][key] for key in ("now_bytes", "peak_bytes")})
+        return told
 
     def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for command, header, _ in self._run(commands, patient=True):

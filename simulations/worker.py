@@ -79,7 +79,7 @@ class _Worker:
             case "pooled":
                 return {"accuracy": self._pooled(command)}, b""
             case "memory":
-                return {"peak_bytes": peak_bytes()}, b""
+                return memory(), b""
             case unknown:
                 raise ValueError(f"unknown command {unknown!r}")
 
@@ -99,8 +99,19 @@ class _Worker:
         )
 
 
+def memory() -> dict[str, Any]:
+    """Resident bytes of this process, now and at most so far."""
+    import psutil
+
+    return {"now_bytes": psutil.Process().memory_info().rss, "peak_bytes": peak_bytes()}
+
+
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process since it began."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss begins with the peak of the process that started us
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

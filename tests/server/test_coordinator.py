@@ -15,10 +15,18 @@ from server.coordinator import coordinate
 from server.rounds import Exchange, QuorumError, Reply
 from server.student_job import scores
 
-COLUMNS = (
-    "round,student_accuracy,teacher_accuracy,client_accuracy_mean,client_accuracy_min,"
-    "replies,rejected,upload_bytes,download_bytes,seconds"
-).split(",")
+COLUMNS = [
+    "round",
+    "student_accuracy",
+    "teacher_accuracy",
+    "client_accuracy_mean",
+    "client_accuracy_min",
+    "replies",
+    "rejected",
+    "upload_bytes",
+    "download_bytes",
+    "seconds",
+]
 
 
 class DirectCohort:
@@ -93,7 +101,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(federation, make_sites,
     whole = run(federation, tmp_path / "whole")
     again = (make_sites(3, folder=tmp_path / "again"), *federation[1:])
 
-    class Stopped(Exception):  # noqa: N818 - a stand-in for kill -9
+    class Stopped(Exception):
         pass
 
     def stop(row):

@@ -180,19 +180,19 @@ def test_a_thousand_replies_of_a_thousand_rows_are_streamed():
     # Held at once they would be 40 MB of float32 votes and 40 MB of messages, growing with every copy; the
     # process is measured as a whole, and its growth must stay far below one copy of them.
     script = """
-import resource, sys
+import sys
+from simulations.worker import peak_bytes
 sys.path.insert(0, "tests/server")
 from test_rounds import ScriptedCohort, build_aggregator, exchange, run_rounds
 def peak(clients):
     cohort = ScriptedCohort(clients, classes=10)
     settings = exchange(classes=10, proxy_rows=1000, rows_per_round=1000)
     list(run_rounds(cohort, build_aggregator("era", {}), settings, 1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_bytes()
 few, many = peak(10), peak(1000)
 print(few, many)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     few, many = map(int, told.split())
-    scale = 1024 if sys.platform != "darwin" else 1
-    assert many * scale < 500e6
-    assert (many - few) * scale < 20e6
+    assert many < 500e6
+    assert many - few < 20e6

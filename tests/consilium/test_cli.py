@@ -1,0 +1,158 @@
+"""The command line: exit codes that tell the truth, sentences instead of tracebacks, help without torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from consilium.cli import app
+
+RUNNER = CliRunner()
+FAST = """
+[federation]
+clients = 2
+rounds = 1
+[data]
+name = "breast-cancer"
+partition = "iid"
+[client]
+models = ["linear"]
+local_epochs = 1
+"""
+
+
+def invoke(*arguments):
+    return RUNNER.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(FAST)
+    return path
+
+
+def test_help_needs_neither_torch_nor_flower():
+    script = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom consilium.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'sklearn', 'flwr', 'pandas', 'numpy', 'flwr_datasets', 'datasets', 'ray', 'matplotlib'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules)) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == "\n" or done.returncode == 0, done.stderr
+
+
+def test_a_run_says_where_its_results_are_and_what_to_try_next(file, tmp_path):
+    done = invoke("run", file, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    lines = done.output.strip().splitlines()
+    assert f"Results in {tmp_path / 'out'}" in done.output
+    assert lines[-1].startswith("next: consilium run")
+    assert "weight averaging" in done.output
+
+
+def test_json_is_one_object_on_standard_output_and_nothing_else(file, tmp_path):
+    done = invoke("run", file, "--out", tmp_path / "out", "--format", "json")
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["status"], told["code"]) == (1, "ok", 0)
+    assert told["data"]["verdict"] == "ok"
+    assert told["data"]["student"] == json.loads((tmp_path / "out" / "run.json").read_text())["student"]
+
+
+def test_an_error_in_json_is_an_object_too(file, tmp_path):
+    done = invoke("run", file, "--out", tmp_path / "out", "--format", "json", "--set", "federation.rounds=0")
+    told = json.loads(done.stdout)
+    assert (told["status"], told["code"], done.exit_code) == ("error", 2, 2)
+    assert "federation.rounds = 0" in told["data"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "says"),
+    [
+        (["federation.roundss=3"], 2, "unknown key 'federation.roundss'"),
+        (["nonsense"], 2, "section.key=value"),
+        (["strategy.preset=fedavg"], 2, "unknown preset"),
+        (["data.name=csv"], 7, "path"),
+        (["data.name=csv", "data.path=missing.csv", "data.target=y"], 7, "missing.csv"),
+        (["data.proxy=5000"], 7, "5000"),
+        (["federation.clients=500"], 7, "500"),
+        (["client.lr=1e30", 'client.models=["mlp"]'], 3, "refused_diverged"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_one_sentence(file, tmp_path, overrides, code, says):
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    done = invoke("run", file, "--out", tmp_path / "out", *flags)
+    assert done.exit_code == code, done.output
+    assert says in done.output
+    assert "Traceback" not in done.output
+    assert (tmp_path / "out").exists() == (code == 3)
+
+
+def test_a_failed_run_never_exits_with_0_even_in_json(file, tmp_path):
+    done = invoke(
+        "run",
+        file,
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "client.lr=1e30",
+        "--set",
+        'client.models=["mlp"]',
+        "--format",
+        "json",
+    )
+    assert done.exit_code == json.loads(done.stdout)["code"] == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "code", "says"),
+    [
+        ("x,y\n1,a\n2,b\n", ["data.target=z"], 7, "'z'"),
+        ("x,y\n" + "1,a\n2,b\n" * 40 + "oops,a\n", ["data.target=y"], 7, "text"),
+        ("x,y\n" + "1,a\n" * 40, ["data.target=y"], 7, "at least 2"),
+    ],
+)
+def test_bad_tables_are_data_errors(file, tmp_path, rows, flags, code, says):
+    (tmp_path / "own.csv").write_text(rows)
+    sets = [part for flag in ["data.name=csv", "data.path=own.csv", *flags] for part in ("--set", flag)]
+    done = invoke("run", file, "--out", tmp_path / "out", *sets)
+    assert done.exit_code == code, done.output
+    assert says in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_wants_the_folder(file):
+    done = invoke("run", file, "--resume")
+    assert done.exit_code == 2
+    assert "--resume needs --out" in done.output
+
+
+def test_strict_turns_degraded_into_4(file, tmp_path, monkeypatch):
+    import simulations.experiment
+
+    degraded = {
+        "verdict": "degraded",
+        "reason": None,
+        "failures": [{"round": 1, "client": "c", "reason": "late", "detail": ""}],
+    }
+    real = simulations.experiment.run_experiment
+    monkeypatch.setattr(simulations.experiment, "run_experiment", lambda *a, **k: {**real(*a, **k), **degraded})
+    assert invoke("run", file, "--out", tmp_path / "a").exit_code == 0
+    assert invoke("run", file, "--out", tmp_path / "b", "--strict").exit_code == 4
+
+
+def test_new_makes_a_project_that_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert invoke("new", "tabular", "study").exit_code == 0
+    done = invoke("run", "study/config.toml", "--out", "out", "--set", "federation.rounds=1")
+    assert done.exit_code == 0, done.output
+    refused = invoke("new", "tabular", "study")
+    assert refused.exit_code == 2
+    assert "study" in refused.output
+
+
+def test_an_unknown_command_is_usage():
+    assert invoke("fly").exit_code == 2
