@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -157,7 +159,7 @@ def _run(config: ExperimentConfig, out: Path, resume: bool, strict: bool, report
         with RunView(title, config.federation.rounds, console) as view:
             result = run_experiment(config, out, resume=resume, view=view)
     except KeyboardInterrupt:
-        print_next(console, f"{_shown(next_command, config)} --out {out} --resume")
+        print_next(console, _resume_command(sys.argv[1:], out))
         raise
     code = _code_of(result["verdict"], strict)
     if reporting is Format.json:
@@ -199,8 +201,11 @@ def _next_after(config: ExperimentConfig, path: Path) -> str:
     return f"consilium run {path} --set strategy.aggregator={rule}"
 
 
-def _shown(next_command: str, config: ExperimentConfig) -> str:
-    return next_command.split(" --set strategy.aggregator=")[0]
+def _resume_command(arguments: Sequence[str], out: Path) -> str:
+    """The command that goes on with an interrupted one: the same words, its folder and --resume."""
+    words = ["consilium", *(word for word in arguments if word != "--resume")]
+    named = any(word == "--out" or word.startswith("--out=") for word in words)
+    return shlex.join([*words, *([] if named else ["--out", str(out)]), "--resume"])
 
 
 def _print_json(status: str, code: int, data: Any) -> None:

@@ -25,6 +25,7 @@ from server.checkpoint import Progress, RoundMetrics, load_progress
 from server.checks import Failure
 from server.config import FederationConfig, StudentSettings
 from server.coordinator import coordinate
+from server.launch import PlatformError
 from server.rounds import Exchange, QuorumError
 from server.student_job import predicted
 from simulations.config import ConfigError, ExperimentConfig
@@ -104,6 +105,7 @@ def run_experiment(
     Raises:
         ConfigError, DataError: nothing was begun.
         CheckpointError: `resume` and the folder belongs to another configuration.
+        PlatformError: Flower could not be started; the folder says so, too.
     """
     started = time.perf_counter()
     view = view or Silence()
@@ -118,6 +120,7 @@ def run_experiment(
         raise
     baselines: dict[str, Any] = {}
     failed: RunFailed | None = None
+    platform: PlatformError | None = None
     each: dict[str, float] = {}
     try:
         with WorkerPool(
@@ -130,6 +133,8 @@ def run_experiment(
             each = _engine(config.federation.engine)(setup, pool, view)
     except RunFailed as error:
         failed = error
+    except PlatformError as error:
+        failed, platform = RunFailed(str(error)), error
     except QuorumError as error:
         failed = RunFailed(str(error), tuple((error.round, failure) for failure in error.failures))
     progress = load_progress(out / "checkpoint" / "server.safetensors", setup.federation)
@@ -138,6 +143,8 @@ def run_experiment(
     view.phase("writing the report")
     write_report(out)
     shutil.rmtree(setup.study.folder, ignore_errors=True)
+    if platform is not None:
+        raise platform
     return run
 
 

@@ -156,3 +156,22 @@ def test_new_makes_a_project_that_runs(tmp_path, monkeypatch):
 
 def test_an_unknown_command_is_usage():
     assert invoke("fly").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "a b.toml", "--set", "x.y=1"], "consilium run 'a b.toml' --set x.y=1 --out runs/a-1 --resume"),
+        (["run", "a.toml", "--out", "o", "--resume"], "consilium run a.toml --out o --resume"),
+        (
+            ["deploy", "local", "a.toml", "--nodes", "2"],
+            "consilium deploy local a.toml --nodes 2 --out runs/a-1 --resume",
+        ),
+    ],
+)
+def test_after_an_interruption_the_same_command_resumes(arguments, expected):
+    from pathlib import Path
+
+    from consilium.cli import _resume_command
+
+    assert _resume_command(arguments, Path("runs/a-1")) == expected

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+
+import server.app
+from client.app import site_of
+from client.edge import CONSULT, HELLO, REFUSED, Hello, pack, unpack
+from client.node import Node
+from distillation.data import load_proxy
+from distillation.learner import Training
+from server.app import CohortError, FlowerCohort, Silent, exchange, serve
+from server.checkpoint import CheckpointError, load_progress
+from server.config import FederationConfig, StudentSettings, write_job
+from server.rounds import Exchange, QuorumError, Reply, run_rounds
+from strategies.aggregators import build_aggregator
+from strategies.wire import encode_plan
+
+CANARY = "patient-4711"
+
+
+def federation(site_file: Path, **changed: Any) -> FederationConfig:
+    folder = site_file.parent.parent.parent
+    proxy = load_proxy(folder / "proxy")
+    quorum = changed.pop("quorum", 0.5)
+    exchange = Exchange("ab" * 16, 3, proxy.sha256, proxy.classes_sha256, 3, 60, "float16", 20, quorum, 1.0)
+    told: dict[str, Any] = {
+        "exchange": exchange,
+        "rounds": 3,
+        "clients": 3,
+        "aggregator": "era",
+        "aggregator_settings": {"temperature": 0.1},
+        "student": StudentSettings(
+            model="linear",
+            training=Training("sgd", 0.1, 0.1, 0.0, 0.0, 10, "kl", 1.0),
+            distil_epochs=1,
+            best_metric="accuracy",
+        ),
+        "proxy": str(folder / "proxy"),
+        "test": str(folder / "test.safetensors"),
+        "device": "cpu",
+        "timeout_s": 1.0,
+    }
+    return FederationConfig(**{**told, **changed})
+
+
+def gather(grid: Any, clients: int = 3, timeout_s: float = 1.0) -> FlowerCohort:
+    return FlowerCohort.gather(grid, clients, timeout_s, poll_s=0.01)
+
+
+class Direct:
+    """Nodes called as functions."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._nodes = {name: Node.open(path, durable=False) for name, path in files.items()}
+
+    @property
+    def clients(self) -> Sequence[str]:
+        return sorted(self._nodes)
+
+    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
+        for name in clients:
+            yield Reply(name, self._nodes[name].answer(plan))
+
+
+@pytest.mark.parametrize("kind", ["deployment", "simulation"])
+def test_flower_carries_the_same_teachers_as_plain_calls(
+    kind: str, make_sites: Any, make_grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct, flower = make_sites(folder=tmp_path / "a"), make_sites(folder=tmp_path / "b")
+    grid = make_grid(flower.values())
+    if kind == "simulation":
+        monkeypatch.setenv("CONSILIUM_SITES", str(tmp_path / "b" / "sites"))
+        grid.configs = {7 - index: {"partition-id": index, "num-partitions": 3} for index in range(3)}
+    config = federation(direct["site-0"])
+    rounds = [
+        [
+            (result.teacher.rows.tobytes(), result.teacher.log_probs.tobytes(), result.upload_bytes)
+            for result in run_rounds(cohort, config.rule(), config.exchange, 4)
+        ]
+        for cohort in (Direct(direct), gather(grid))
+    ]
+    assert rounds[0] == rounds[1]
+    assert len({teacher for _, teacher, _ in rounds[0]}) == 4  # every round teaches something else
+
+
+def test_an_exception_at_a_site_leaves_no_text(
+    make_sites: Any, make_grid: Any, make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_sites(1)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(CANARY)
+
+    plan = encode_plan(make_plan(files["site-0"]))
+    grid = make_grid(files.values())
+    monkeypatch.setattr(Node, "open", broken)
+    assert dict(exchange(grid, CONSULT, plan, [1000], 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
+    monkeypatch.setattr("client.config.load_site", broken)
+    assert dict(exchange(grid, HELLO, b"", [1000], 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
+    assert len(grid.carried) == 2
+    assert not any(CANARY.encode() in told for told in grid.carried)
+
+
+def test_an_error_text_of_flower_is_never_shown(make_sites: Any, make_grid: Any, make_plan: Any) -> None:
+    files = make_sites(1)
+    grid = make_grid(files.values())
+    grid.spoil[1000] = lambda request, _: Message(Error(2, CANARY), reply_to=request)
+    ((_, answer),) = exchange(grid, CONSULT, encode_plan(make_plan(files["site-0"])), [1000], 1.0)
+    assert answer == Silent("crashed", "code 2")
+
+
+def content(record: RecordDict) -> Callable[[Message, Message], Message]:
+    return lambda request, _: Message(record, reply_to=request)
+
+
+def error(code: int) -> Callable[[Message, Message], Message]:
+    return lambda request, _: Message(Error(code, "why"), reply_to=request)
+
+
+def blob(array: Array) -> RecordDict:
+    return RecordDict({"wire": ArrayRecord({"blob": array})})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda *_: None, "late"),
+        (error(2), "crashed"),
+        (error(8), "crashed"),
+        (error(REFUSED), "crashed"),
+        (error(5), "no_reply"),
+        (error(1), "transport"),
+        (error(3), "transport"),
+        (error(7), "transport"),
+        (error(-1), "transport"),
+        (content(RecordDict()), "transport"),
+        (content(RecordDict({"wire": MetricRecord({"blob": 1.0})})), "transport"),
+        (content(RecordDict({"wire": ArrayRecord({})})), "transport"),
+        (content(blob(Array(np.zeros(4, np.float32)))), "transport"),
+        (content(blob(Array(np.zeros((2, 2), np.uint8)))), "transport"),
+        (content(blob(Array("uint8", (4,), "numpy.ndarray", b"no npy at all"))), "transport"),
+        (content(blob(Array("uint8", (4,), "pickle", b"\x80\x04N."))), "transport"),
+        (content(pack(b"")), "foreign"),
+        (content(pack(b"\x00" * 40)), "foreign"),
+        (content(pack(b"\x00" * 100_000)), "too_large"),
+    ],
+)
+def test_a_bad_reply_is_its_own_clients_failure(spoil: Any, reason: str, make_sites: Any, make_grid: Any) -> None:
+    files = make_sites(3)
+    grid = make_grid(files.values())
+    cohort = gather(grid, timeout_s=0.3)
+    grid.spoil[1001] = spoil
+    config = federation(files["site-0"])
+    (result,) = run_rounds(cohort, build_aggregator("mean", {}), config.exchange, 1)
+    assert result.replies == 2
+    assert [(failure.client, failure.reason) for failure in result.failures] == [("site-1", reason)]
+
+
+def test_a_reply_that_flower_cannot_put_together_spoils_no_other(make_sites: Any, make_grid: Any) -> None:
+    grid = make_grid(make_sites(3).values())
+    pull, second = grid.pull_messages, []
+
+    def sometimes(ids: Any) -> Any:
+        second.extend(ids)
+        if second.index(ids[0]) == 1:
+            raise ValueError("hostile")
+        return pull(ids)
+
+    grid.pull_messages = sometimes
+    answers = dict(exchange(grid, HELLO, b"", [1000, 1001, 1002], 1.0))
+    assert [type(answers[node]) for node in (1000, 1001, 1002)] == [bytes, Silent, bytes]
+    assert answers[1001].reason == "transport"
+
+
+def test_a_node_that_the_superlink_does_not_know_is_a_failure(make_sites: Any, make_grid: Any) -> None:
+    grid = make_grid(make_sites(1).values())
+    assert dict(exchange(grid, HELLO, b"", [5], 1.0))[5].reason == "transport"
+
+
+def test_duplicate_site_names_are_refused(make_sites: Any, make_grid: Any) -> None:
+    file = make_sites(1)["site-0"]
+    with pytest.raises(CohortError, match=r"2 nodes say that they are 'site-0'"):
+        gather(make_grid([file, file]), clients=2)
+
+
+def test_another_minor_version_of_flower_is_refused(
+    make_sites: Any, make_grid: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.app, "version", lambda _: "1.39.2")
+    with pytest.raises(CohortError, match=r"'site-0' runs flwr 1\.4\d\.\d and this coordinator flwr 1\.39\.2"):
+        gather(make_grid(make_sites(1).values()), clients=1)
+
+
+def test_too_few_nodes_are_refused_after_the_deadline(make_sites: Any, make_grid: Any) -> None:
+    with pytest.raises(CohortError, match=r"1 nodes are online after 0\.1 s and 2 are needed"):
+        gather(make_grid(make_sites(1).values()), clients=2, timeout_s=0.1)
+
+
+def test_a_node_that_does_not_introduce_itself_is_refused(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+    grid = make_grid([*make_sites(1).values(), tmp_path / "nowhere.toml"])
+    with pytest.raises(CohortError, match=r"1 of 2 nodes said which site they are and 2 are needed.*code 100"):
+        gather(grid, clients=2)
+
+
+def test_a_restarted_node_is_found_again_and_a_stranger_is_not(make_sites: Any, make_grid: Any, make_plan: Any) -> None:
+    files = make_sites(3)
+    grid = make_grid(files.values())
+    cohort = gather(grid)
+    grid.configs[2000] = grid.configs.pop(1001)  # restarted without a key of its own: a new id
+    grid.configs[3000] = {"site": str(files["site-0"])}  # a second site-0
+    plan = encode_plan(make_plan(files["site-0"]))
+    replies = {reply.client: reply.payload for reply in cohort.ask(plan, ["site-0", "site-1"])}
+    assert sorted(replies) == ["site-0", "site-1"]
+    assert all(isinstance(payload, bytes) for payload in replies.values())
+    assert cohort.clients == ["site-0", "site-1", "site-2"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"[]",
+        b'{"site": 1}',
+        b'{"site": "a"}',
+        b'{"site": "../a", "flwr": "1.41.0", "python": "3.11.2"}',
+        b'{"site": "a", "flwr": "1.41.0 <b>", "python": "3.11.2"}',
+        b"[" * 1000,
+        b'"' + b"a" * 5000 + b'"',
+    ],
+)
+def test_a_hello_is_a_name_and_two_versions(told: bytes) -> None:
+    with pytest.raises(ValueError, match="a hello"):
+        Hello.decode(told)
+    said = Hello("a", "1.41.0", "3.11.2")
+    assert Hello.decode(said.encode()) == said
+
+
+def test_pack_and_unpack_are_inverse() -> None:
+    for told in (b"", b"\x00", bytes(range(256))):
+        assert unpack(Message(pack(told), 1, CONSULT)) == told
+
+
+@pytest.mark.parametrize("config", [{}, {"partition-id": 0}, {"partition-id": 9}])
+def test_a_node_without_a_site_is_refused(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONSILIUM_SITES", raising=False)
+    if config.get("partition-id"):
+        monkeypatch.setenv("CONSILIUM_SITES", str(tmp_path))
+    with pytest.raises(ValueError, match=r"no site|partition-id=9 must be below 0"):
+        site_of(config)
+
+
+def job(tmp_path: Path, config: FederationConfig) -> tuple[Path, Path]:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    write_job(folder / "federation.json", config)
+    return folder, tmp_path / "out"
+
+
+def test_a_run_leaves_its_checkpoint_and_goes_on_from_it(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+    files = make_sites(3)
+    config = federation(files["site-0"], rounds=1)
+    folder, out = job(tmp_path, config)
+    (out / "checkpoint").mkdir(parents=True)
+    (out / "checkpoint" / "failure.json").write_text("{}")  # of a run before
+    serve(make_grid(files.values()), folder, out, resume=False)
+    assert not (out / "checkpoint" / "failure.json").exists()
+    sites = json.loads((out / "checkpoint" / "sites.json").read_text())
+    assert [site["site"] for site in sites] == ["site-0", "site-1", "site-2"]
+    with pytest.raises(CheckpointError, match="resume=true"):
+        serve(make_grid(files.values()), folder, out, resume=False)
+    longer = federation(files["site-0"], rounds=3)
+    write_job(folder / "federation.json", longer)
+    serve(make_grid(files.values()), folder, out, resume=True)
+    progress = load_progress(out / "checkpoint" / "server.safetensors", longer)
+    assert [row.round for row in progress.rounds] == [1, 2, 3]
+
+
+def test_a_failed_quorum_is_told_on_disk(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+    files = make_sites(3)
+    folder, out = job(tmp_path, federation(files["site-0"], quorum=1.0, timeout_s=0.5))
+    grid = make_grid(files.values())
+    grid.spoil[1002] = error(8)
+    with pytest.raises(QuorumError):
+        serve(grid, folder, out, resume=False)
+    told = json.loads((out / "checkpoint" / "failure.json").read_text())
+    assert told["round"] == 1
+    assert told["failures"] == [{"client": "site-2", "reason": "crashed", "detail": "code 8"}]
+    assert told["reason"].startswith("round 1: 2 of 3 answers were usable and the quorum is 3")
+
+
+def test_a_job_for_another_proxy_set_is_refused(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+    files = make_sites(3)
+    config = federation(files["site-0"])
+    other = config.model_dump() | {"exchange": {**config.model_dump()["exchange"], "proxy_sha256": "0" * 64}}
+    folder, out = job(tmp_path, FederationConfig.model_validate(other))
+    with pytest.raises(ValueError, match="the job names 000000000000"):
+        serve(make_grid(files.values()), folder, out, resume=False)
+    assert "the job names" in json.loads((out / "checkpoint" / "failure.json").read_text())["reason"]
