@@ -147,7 +147,7 @@ def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
             _plain(console, f"{row.name:<{names}}  {row.value:<{values}}  {row.note}".rstrip())
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("accuracy on the test rows")
+    table.add_column("accuracy")
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     for row in rows:

@@ -59,7 +59,7 @@ def comparison_rows(run: Mapping[str, Any]) -> list[Row]:
         Row(
             "ensemble teacher",
             percent(teacher.get("accuracy")),
-            "all votes together; no single model to keep",
+            "all votes together, on the last round's proxy rows; no model to keep",
         ),
         Row("student (last round)", percent(student.get("accuracy")), "the model to keep"),
         _best_row(student),

@@ -123,7 +123,7 @@ def _learning(figure: Figure, run: Mapping[str, Any], metrics: Metrics) -> None:
         if level is not None:
             axes.axhline(100 * level, color=colour, linestyle=":", label=label)
     axes.set_xlabel("round")
-    axes.set_ylabel("accuracy on the test rows, %")
+    axes.set_ylabel("accuracy, %")
     axes.grid(axis="y", linewidth=0.6)
     _whole_rounds(axes, metrics)
     if axes.get_legend_handles_labels()[0]:
