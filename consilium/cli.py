@@ -109,7 +109,7 @@ def run(
         chosen = [] if engine is None else [f"federation.engine={json.dumps(engine)}"]
         loaded = load_config(config, [*(overrides or ()), *chosen])
         folder = _folder(out, config.stem)
-        _run(loaded, folder, resume, strict, reporting, _next_after(loaded, config))
+        _run(loaded, folder, resume, strict, reporting, _next_after(loaded))
 
 
 @app.command()
@@ -146,7 +146,7 @@ def deploy_local(
         engine = ['federation.engine="deployment"', f"federation.clients={nodes}"]
         loaded = load_config(config, [*(overrides or ()), *engine])
         folder = _folder(out, f"{config.stem}-{nodes}-nodes")
-        _run(loaded, folder, resume, strict, reporting, _next_after(loaded, config))
+        _run(loaded, folder, resume, strict, reporting, _next_after(loaded))
 
 
 def _run(config: ExperimentConfig, out: Path, resume: bool, strict: bool, reporting: Format, next_command: str) -> None:
@@ -195,17 +195,25 @@ def _folder(out: Path | None, stem: str) -> Path:
     return folder
 
 
-def _next_after(config: ExperimentConfig, path: Path) -> str:
-    """The comparison that most people want to see after this run."""
+def _next_after(config: ExperimentConfig) -> str:
+    """The comparison that most people want to see after this run: the same one with another rule."""
     rule = "mean" if config.strategy.aggregator.name != "mean" else "era"
-    return f"consilium run {path} --set strategy.aggregator={rule}"
+    return shlex.join([*_words(sys.argv[1:]), "--set", f"strategy.aggregator={rule}"])
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    """This command again, without its folder and --resume."""
+    words, skip = ["consilium"], False
+    for word in arguments:
+        if not skip and word not in ("--out", "--resume") and not word.startswith("--out="):
+            words.append(word)
+        skip = word == "--out"
+    return words
 
 
 def _resume_command(arguments: Sequence[str], out: Path) -> str:
     """The command that goes on with an interrupted one: the same words, its folder and --resume."""
-    words = ["consilium", *(word for word in arguments if word != "--resume")]
-    named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join([*words, *([] if named else ["--out", str(out)]), "--resume"])
+    return shlex.join([*_words(arguments), "--out", str(out), "--resume"])
 
 
 def _print_json(status: str, code: int, data: Any) -> None:

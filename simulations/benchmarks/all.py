@@ -6,14 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("demo", "aggregation", "round_speed", "mnist_ds_fl")
+COMMANDS = (
+    ("comparisons", "demo"),
+    ("comparisons", "heart-disease"),
+    ("aggregation",),
+    ("round_speed",),
+    ("mnist_ds_fl",),
+)
 
 
 def main() -> None:
     """Run them; the first that fails ends it."""
-    for name in NAMES:
-        print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--write"], check=True)
+    for name, *arguments in COMMANDS:
+        print("==", name, *arguments, flush=True)
+        script = str(Path(__file__).with_name(f"{name}.py"))
+        subprocess.run([sys.executable, script, *arguments, "--write"], check=True)
 
 
 if __name__ == "__main__":

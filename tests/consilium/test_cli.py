@@ -45,12 +45,14 @@ def test_help_needs_neither_torch_nor_flower():
     assert done.stderr == "\n" or done.returncode == 0, done.stderr
 
 
-def test_a_run_says_where_its_results_are_and_what_to_try_next(file, tmp_path):
-    done = invoke("run", file, "--out", tmp_path / "out")
+def test_a_run_says_where_its_results_are_and_what_to_try_next(file, tmp_path, monkeypatch):
+    arguments = ["run", str(file), "--set", "federation.seed=2", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["consilium", *arguments])
+    done = invoke(*arguments)
     assert done.exit_code == 0, done.output
     lines = done.output.strip().splitlines()
     assert f"Results in {tmp_path / 'out'}" in done.output
-    assert lines[-1].startswith("next: consilium run")
+    assert lines[-1] == f"next: consilium run {file} --set federation.seed=2 --set strategy.aggregator=mean"
     assert "weight averaging" in done.output
 
 
@@ -162,7 +164,7 @@ def test_an_unknown_command_is_usage():
     ("arguments", "expected"),
     [
         (["run", "a b.toml", "--set", "x.y=1"], "consilium run 'a b.toml' --set x.y=1 --out runs/a-1 --resume"),
-        (["run", "a.toml", "--out", "o", "--resume"], "consilium run a.toml --out o --resume"),
+        (["run", "a.toml", "--out", "o", "--resume"], "consilium run a.toml --out runs/a-1 --resume"),
         (
             ["deploy", "local", "a.toml", "--nodes", "2"],
             "consilium deploy local a.toml --nodes 2 --out runs/a-1 --resume",

@@ -14,28 +14,32 @@ from typing import Any
 import psutil
 import pytest
 
-from simulations.config import ExperimentConfig, parse_config
+from simulations.config import ExperimentConfig, load_config
 from simulations.experiment import run_experiment
 
 pytestmark = pytest.mark.slow
 
-SETTINGS: dict[str, Any] = {
-    "federation": {"clients": 3, "rounds": 2, "rows_per_round": 100, "device": "cpu"},
-    "data": {"name": "digits", "proxy": 0.2, "test": 0.2},
-    "client": {"models": ["mlp", "linear"], "local_epochs": 1, "distil_epochs": 1},
-    "student": {"model": "linear", "distil_epochs": 1},
-    # A baseline opens a site in a worker before the nodes train it: its model there must not be evaluated.
-    "baselines": {"local_only": True},
-}
+DEMO = Path(__file__).resolve().parents[2] / "simulations" / "configs" / "demo.toml"
 
 
 def config(engine: str) -> ExperimentConfig:
-    return parse_config({**SETTINGS, "federation": {**SETTINGS["federation"], "engine": engine}}, base=".")
+    """The demo's own configuration, all of its rounds, at three sites."""
+    # local_only stays on: it opens a site in a worker before the nodes train it, and that model must not be evaluated.
+    overrides = [f'federation.engine="{engine}"', "federation.clients=3", "baselines.pooled=false"]
+    return load_config(DEMO, [*overrides, 'federation.device="cpu"'])
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_experiment(config("in-process"), tmp_path_factory.mktemp("reference") / "out")
+
+
+SMALL = (
+    "[federation]\nclients = 3\nrounds = 2\nrows_per_round = 100\ndevice = 'cpu'\n"
+    "[data]\nname = 'digits'\nproxy = 0.2\ntest = 0.2\n"
+    "[client]\nmodels = ['mlp', 'linear']\nlocal_epochs = 1\ndistil_epochs = 1\n"
+    "[student]\nmodel = 'linear'\ndistil_epochs = 1\n[baselines]\nlocal_only = true\n"
+)
 
 
 def begun_here(token: str) -> list[str]:
@@ -68,15 +72,10 @@ def test_flower_gives_the_teacher_of_the_in_process_engine(
 
 
 def test_an_interrupted_deployment_leaves_no_process_and_can_be_resumed(
-    reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     token, out = uuid.uuid4().hex, tmp_path / "out"
-    (tmp_path / "config.toml").write_text(
-        "[federation]\nrounds = 2\nrows_per_round = 100\ndevice = 'cpu'\n"
-        "[data]\nname = 'digits'\nproxy = 0.2\ntest = 0.2\n"
-        "[client]\nmodels = ['mlp', 'linear']\nlocal_epochs = 1\ndistil_epochs = 1\n"
-        "[student]\nmodel = 'linear'\ndistil_epochs = 1\n[baselines]\nlocal_only = true\n"
-    )
+    (tmp_path / "config.toml").write_text(SMALL)
     command = [str(Path(sys.executable).parent / "consilium"), "deploy", "local", "config.toml", "--nodes", "3"]
     process = subprocess.Popen(
         [*command, "--out", str(out)],
@@ -102,5 +101,6 @@ def test_an_interrupted_deployment_leaves_no_process_and_can_be_resumed(
     while begun_here(token) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert begun_here(token) == []
-    resumed = run_experiment(config("deployment"), out, resume=True)
-    assert resumed["teacher"] == reference["teacher"]
+    steady = run_experiment(load_config(tmp_path / "config.toml"), tmp_path / "steady")
+    deployed = load_config(tmp_path / "config.toml", ['federation.engine="deployment"'])
+    assert run_experiment(deployed, out, resume=True)["teacher"] == steady["teacher"]
