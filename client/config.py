@@ -30,7 +30,7 @@ class TrainingSection(_Section):
     lr: Positive = 0.1
     distil_lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     batch_size: Annotated[int, Field(ge=1)] = 50
     distil_loss: str = "kl"
     temperature: Positive = 1.0
@@ -45,7 +45,7 @@ class PolicySection(_Section):
 
     proxy_sha256: list[str]
     max_rows_per_round: Annotated[int, Field(ge=1)]
-    max_rounds: Annotated[int, Field(ge=1)]
+    max_answers: Annotated[int, Field(ge=1)]
 
 
 class SiteConfig(_Section):
@@ -77,7 +77,7 @@ class SiteConfig(_Section):
         """The policy as the checks take it; None where the owner has written none."""
         if self.policy is None:
             return None
-        return Policy(tuple(self.policy.proxy_sha256), self.policy.max_rows_per_round, self.policy.max_rounds)
+        return Policy(tuple(self.policy.proxy_sha256), self.policy.max_rows_per_round, self.policy.max_answers)
 
 
 def load_site(path: Path) -> SiteConfig:

@@ -8,6 +8,7 @@ import torch
 
 from distillation.data import DataError, Proxy, Samples, load_samples
 from distillation.inputs import TableInputs, category_names
+from distillation.tables import read_csv, read_parquet
 
 
 def load_private(path: Path, target: str, proxy: Proxy) -> Samples:
@@ -40,16 +41,11 @@ def load_private(path: Path, target: str, proxy: Proxy) -> Samples:
 
 
 def _load_table(path: Path, target: str, proxy: Proxy) -> Samples:
-    import pandas as pd
-
     if not isinstance(proxy.inputs, TableInputs):
         raise DataError(f"{path.name} is a table and this federation's proxy set holds images")
     if not path.is_file():
         raise DataError(f"{path} is not there: name the site's own file in `private`")
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path.name} cannot be read as {path.suffix[1:]}") from error
+    frame = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     if target not in frame.columns:
         raise DataError(f"{path.name} has no column {target!r}: name the column of class names in `target`")
     numbers = {name: index for index, name in enumerate(proxy.classes)}

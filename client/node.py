@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,6 +39,7 @@ class Node:
     def __init__(self, config: SiteConfig, proxy: Proxy, private: Samples, store: StateStore) -> None:
         self._config, self._proxy, self._private, self._store = config, proxy, private, store
         self._learner, self._last = self._remembered()
+        self._unsure = False
 
     @classmethod
     def open(cls, site_file: Path, *, proxy: Proxy | None = None, durable: bool = True) -> Node:
@@ -75,8 +78,8 @@ class Node:
         """Answer a plan with votes, or with a refusal whose code says why.
 
         Guarantees:
-            Never raises for what a coordinator sends. The same plan gets the same bytes. A failure leaves the
-            model as it was. Nothing but a code from a fixed list leaves in a refusal.
+            Never raises for what a coordinator sends. The last answered plan, sent again, gets the same bytes. A
+            failure leaves the model as it was. Nothing but a code from a fixed list leaves in a refusal.
         """
         try:
             plan = decode_plan(blob)
@@ -98,8 +101,11 @@ class Node:
         return encode_refusal(Refusal(self.name, plan.round, code), plan.run)
 
     def _answer(self, plan: RoundPlan, plan_sha256: str) -> bytes:
-        self._check(plan)
+        if self._unsure:
+            self._recall()
         last = self._last
+        answered = last.answered if last is not None else 0
+        self._check(plan, answered if last is None or last.plan_sha256 != plan_sha256 else answered - 1)
         if last is not None and last.run == plan.run:
             if last.round > plan.round:
                 raise PolicyError("stale_round", f"round {plan.round} after round {last.round} was answered")
@@ -114,18 +120,25 @@ class Node:
             self._train(plan)
             votes = self._learner.predict(plan.ask_rows)
             answer = encode_report(ClientReport(self.name, plan.round, votes), plan)
-            state = SiteState(plan.run, plan.round, plan_sha256, answer, self._learner.state())
-            self._store.save(state)
+            state = SiteState(plan.run, plan.round, plan_sha256, answered + 1, answer, self._learner.state())
+            self._store.save(state, after=answered)
         except BaseException:
-            self._learner, self._last = self._remembered()
+            self._unsure = True  # half-trained; if even the disk fails now, the next answer begins by reading it
+            with suppress(Exception):
+                self._recall()
             raise
         # The weights are in the learner and on disk; a third copy would only cost memory.
-        self._last = SiteState(plan.run, plan.round, plan_sha256, answer, {})
+        self._last = replace(state, learner={})
         return answer
 
-    def _check(self, plan: RoundPlan) -> None:
+    def _recall(self) -> None:
+        """Back to the last answer's model."""
+        self._learner, self._last = self._remembered()
+        self._unsure = False
+
+    def _check(self, plan: RoundPlan, answered: int) -> None:
         """Compare the plan with the site's own limits and public set, before any model or row is touched."""
-        check(self._config.limits(), plan.proxy_sha256, len(plan.ask_rows), plan.round)
+        check(self._config.limits(), plan.proxy_sha256, len(plan.ask_rows), answered)
         if plan.proxy_sha256 != self._proxy.sha256:
             raise PolicyError("proxy_not_allowed", "the plan names another proxy set than the one installed here")
         if plan.classes_sha256 != self._proxy.classes_sha256 or plan.classes != len(self._proxy.classes):
@@ -181,4 +194,4 @@ class Node:
         if state is None:
             return learner, None
         learner.restore(state.learner)
-        return learner, SiteState(state.run, state.round, state.plan_sha256, state.answer, {})
+        return learner, replace(state, learner={})

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from distillation.export import write_atomically
+from distillation.export import locked, write_atomically
 
 _SCHEMA = "1"
 
@@ -25,13 +25,15 @@ class SiteState:
 
     Attributes:
         run, round, plan_sha256: which plan was answered.
-        answer: the bytes that were sent; a repeated plan gets the same ones.
+        answered: answers so far, over all runs; the policy's limit is compared with it.
+        answer: the bytes that were sent; the same plan again gets the same ones.
         learner: what TorchLearner.state() returned.
     """
 
     run: str
     round: int
     plan_sha256: str
+    answered: int
     answer: bytes
     learner: Mapping[str, torch.Tensor]
 
@@ -65,20 +67,36 @@ class StateStore:
             if told.get("schema") != _SCHEMA:
                 raise StateError(f"{self._path} has schema {told.get('schema')!r}; this version reads {_SCHEMA!r}")
             answer = tensors.pop("answer").numpy().tobytes()
-            return SiteState(told["run"], int(told["round"]), told["plan_sha256"], answer, tensors)
+            return SiteState(
+                told["run"], int(told["round"]), told["plan_sha256"], int(told["answered"]), answer, tensors
+            )
         except (SafetensorError, KeyError, ValueError) as error:
             raise StateError(
                 f"{self._path} is broken ({error!r}): restore it from a backup, or delete it to start this site anew"
             ) from error
 
-    def save(self, state: SiteState) -> None:
-        """Replace the stored state."""
+    def save(self, state: SiteState, after: int) -> None:
+        """Replace the stored state, unless another process of this site has done so meanwhile.
+
+        Args:
+            after: answers that the stored state had when this answer was begun; 0 where there was none.
+
+        Raises:
+            StateError: the stored state is another one; nothing was written.
+            OSError: the disk refuses; the stored state is whole.
+        """
         answer = torch.frombuffer(bytearray(state.answer), dtype=torch.uint8)
         told = {
             "schema": _SCHEMA,
             "run": state.run,
             "round": str(state.round),
             "plan_sha256": state.plan_sha256,
+            "answered": str(state.answered),
         }
+        data = save({**state.learner, "answer": answer}, told)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, save({**state.learner, "answer": answer}, told), durable=self._durable)
+        with locked(self._path.with_name("lock")):
+            found = self.load()
+            if (found.answered if found else 0) != after:
+                raise StateError(f"{self._path} was changed by another process of this site: run only one")
+            write_atomically(self._path, data, durable=self._durable)

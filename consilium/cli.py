@@ -244,7 +244,8 @@ def _exit_codes(reporting: Format) -> Iterator[None]:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    return f"the package {error.name!r} is not installed: pip install 'consilium[lab]', or [sim] for flower-simulation"
+    extra = "sim" if error.name == "ray" else "lab"
+    return f"the package {error.name!r} is not installed: pip install 'consilium[{extra}]'"
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Rows that are predicted at a time.
+_BATCH = 500
+
+
 @dataclass(frozen=True, slots=True)
 class StudentCard:
     """What a reader of the weights must know.
@@ -32,15 +39,15 @@ class StudentCard:
         model: a key of MODELS.
         classes: names, in the order of the outputs.
         round: the round after which these weights were taken.
-        accuracy, macro_f1: on the held-out test rows.
+        accuracy, macro_f1: on the held-out test rows; None where nobody could judge.
         proxy_sha256: the public rows it was distilled on.
     """
 
     model: str
     classes: tuple[str, ...]
     round: int
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
     proxy_sha256: str
 
 
@@ -68,6 +75,23 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
             os.close(folder)
 
 
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`; it is let go when the context or the process ends, however that happens.
+
+    Raises:
+        BlockingIOError: `wait` is false and another process holds it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: one process a folder is then the owner's promise
+        yield
+        return
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def save_student(folder: Path, stem: str, model: nn.Module, inputs: Inputs, card: StudentCard) -> None:
     """Write `<stem>.safetensors` and `<stem>.json` into `folder`."""
     weights = save({key: value.cpu().contiguous() for key, value in model.state_dict().items()})
@@ -78,8 +102,9 @@ def save_student(folder: Path, stem: str, model: nn.Module, inputs: Inputs, card
         "inputs": inputs_to_json(inputs),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    write_atomically(folder / f"{stem}.safetensors", weights)
-    write_atomically(folder / f"{stem}.json", (json.dumps(described, indent=1) + "\n").encode())
+    write_atomically(folder / f"{stem}.safetensors", weights, durable=True)
+    text = json.dumps(described, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / f"{stem}.json", text.encode(), durable=True)
 
 
 class Student:
@@ -112,7 +137,8 @@ class Student:
         if features.shape[1:] != tuple(self._inputs.shape):
             raise ValueError(f"rows have shape {list(features.shape[1:])}: {list(self._inputs.shape)} expected")
         with torch.inference_mode():
-            logits = self._model(self._inputs.tensor(torch.from_numpy(np.ascontiguousarray(features))))
+            parts = torch.from_numpy(np.ascontiguousarray(features)).split(_BATCH)
+            logits = torch.cat([self._model(self._inputs.tensor(part)) for part in parts])
         return np.exp(log_softmax(logits.numpy()))
 
     def predict(self, rows: pd.DataFrame | NDArray[Any]) -> list[str]:
@@ -148,6 +174,9 @@ def load_student(path: Path | str) -> Student:
         raise DataError(f"{card_path} is no student's card ({error!r})") from error
     if hashlib.sha256(weights_path.read_bytes()).hexdigest() != said:
         raise DataError(f"{weights_path} is not the file that {card_path} names: copy both anew")
-    model = build_model(card.model, tuple(inputs.shape), len(card.classes), seed=0)
-    model.load_state_dict(load_file(weights_path))
+    try:
+        model = build_model(card.model, tuple(inputs.shape), len(card.classes), seed=0)
+        model.load_state_dict(load_file(weights_path))
+    except (KeyError, RuntimeError, SafetensorError, ValueError) as error:
+        raise DataError(f"{weights_path} does not hold the model that {card_path} describes ({error!r})") from error
     return Student(model, inputs, card)

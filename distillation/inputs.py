@@ -103,12 +103,22 @@ def fit_table(frame: pd.DataFrame, categorical: set[str]) -> TableInputs:
 
 
 def category_names(series: pd.Series[Any]) -> pd.Series[Any]:
-    """A categorical column as text, missing values kept missing; 1.0 and 1 are the same category."""
-    present = series[series.notna()]
-    names = present.map(
-        lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    )
+    """A categorical column as text, missing values kept missing.
+
+    1, 1.0, "1" and "01" are one category: whether a file's column is read as numbers or as text depends on its
+    other rows, and two sites must agree.
+    """
+    names = series[series.notna()].map(_category)
     return names.reindex(series.index)
+
+
+def _category(value: object) -> str:
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else text
 
 
 def _numbers(name: str, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -52,6 +52,10 @@ class Training:
     distil_loss: str = "kl"
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} does nothing with {self.optimizer!r}: use 'sgd' or set it to 0")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainLog:

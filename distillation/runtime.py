@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,20 +16,25 @@ def single_thread() -> None:
 
 
 def device_named(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; anything else is torch's own name of a device.
+    """The device `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is CUDA where there is one.
+
+    On CUDA torch's deterministic algorithms are asked for, where it has them; bitwise equal results are promised on
+    CPUs only.
 
     Raises:
-        ValueError: torch does not know the device, or this machine does not have it.
+        ValueError: another name, or this machine does not have the device.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is none of torch's: use 'auto', 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r} is not on this machine: use 'auto' or 'cpu'")
-    return device
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device={name!r} is not known: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and count == 0):
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or 0)
+    if number >= count:
+        raise ValueError(f"device={name!r} is not on this machine, which has {count} CUDA devices: use 'auto' or 'cpu'")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda", number)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -39,5 +46,5 @@ def generator(seed: int) -> torch.Generator:
 def initialised_from(seed: int) -> Iterator[None]:
     """Modules built inside draw their first weights from `seed`; the global generator is as before afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed % 2**32)  # the CPU's alone; torch.manual_seed would seed CUDA, too
         yield

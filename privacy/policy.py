@@ -15,24 +15,24 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a site is willing to answer, over the life of one run.
+    """What a site is willing to answer, over the life of its state: a coordinator that begins new runs gains nothing.
 
     Attributes:
         proxy_sha256: the public sets whose rows it votes on.
         max_rows_per_round: votes in one answer.
-        max_rounds: rounds of one run that it answers.
+        max_answers: answers to different plans, over all runs.
     """
 
     proxy_sha256: tuple[str, ...]
     max_rows_per_round: int
-    max_rounds: int
+    max_answers: int
 
 
-def check(policy: Policy | None, proxy_sha256: str, rows: int, round_: int) -> None:
-    """Return if the policy allows an answer with `rows` votes in round `round_`; no policy allows nothing.
+def check(policy: Policy | None, proxy_sha256: str, rows: int, answered: int) -> None:
+    """Return if the policy allows one more answer with `rows` votes after `answered` ones; no policy allows nothing.
 
     Raises:
-        PolicyError: codes no_policy, proxy_not_allowed, too_many_rows, too_many_rounds.
+        PolicyError: codes no_policy, proxy_not_allowed, too_many_rows, too_many_answers.
     """
     if policy is None:
         raise PolicyError("no_policy", "the site's file has no [policy]: nothing leaves until its owner writes one")
@@ -40,5 +40,5 @@ def check(policy: Policy | None, proxy_sha256: str, rows: int, round_: int) -> N
         raise PolicyError("proxy_not_allowed", f"proxy set {proxy_sha256} is not on the policy's list")
     if rows > policy.max_rows_per_round:
         raise PolicyError("too_many_rows", f"{rows} rows asked; the policy allows {policy.max_rows_per_round}")
-    if round_ > policy.max_rounds:
-        raise PolicyError("too_many_rounds", f"round {round_}; the policy allows {policy.max_rounds}")
+    if answered >= policy.max_answers:
+        raise PolicyError("too_many_answers", f"{answered} answers given; the policy allows {policy.max_answers}")

@@ -27,6 +27,8 @@ log = logging.getLogger("consilium.server")
 
 # Flower's default is 3 s, most of a trivial exchange.
 POLL_S = 0.2
+# A newcomer's introduction must not hold up a round for as long as training may take.
+HELLO_S = 70.0
 # What an error reply's code says of its client; every other code is the network's.
 _APP_RAISED, _NODE_GONE, _APP_DIED, _UNREADABLE = 2, 5, 8, -1
 _REASONS = {_APP_RAISED: "crashed", _APP_DIED: "crashed", REFUSED: "crashed", _NODE_GONE: "no_reply"}
@@ -44,6 +46,10 @@ class Silent:
 
     reason: str
     detail: str
+
+
+# A reply that cannot even be put together, or a SuperLink that does not answer just now.
+UNREADABLE = Silent("transport", "the reply could not be read")
 
 
 @app.main()
@@ -101,7 +107,7 @@ class FlowerCohort:
     def __init__(self, grid: Grid, hellos: Mapping[int, Hello], timeout_s: float, poll_s: float = POLL_S) -> None:
         self._grid, self._timeout_s, self._poll_s = grid, timeout_s, poll_s
         self._hellos = dict(hellos)
-        self._seen = set(hellos)
+        self._waiting: dict[int, Hello] = {}
 
     @classmethod
     def gather(cls, grid: Grid, clients: int, timeout_s: float, poll_s: float = POLL_S) -> FlowerCohort:
@@ -149,18 +155,24 @@ class FlowerCohort:
                 yield Reply(site, answer)
 
     def _find_restarted(self) -> None:
+        """Give a lost site's place to the node that bears its name now.
+
+        A node that has just died may count as online for a minute; a newcomer with its name waits until then.
+        """
         online = set(self._grid.get_node_ids())
-        newcomers = sorted(online - self._seen)
-        if not newcomers:
-            return
-        self._seen.update(newcomers)
-        for node, hello in _introductions(self._grid, newcomers, self._timeout_s, self._poll_s):
-            lost = [old for old, known in self._hellos.items() if old not in online and known.site == _site(hello)]
-            if isinstance(hello, Hello) and lost:
+        newcomers = sorted(online - set(self._hellos) - set(self._waiting))
+        if newcomers:
+            timeout_s = min(HELLO_S, self._timeout_s)
+            for node, hello in _introductions(self._grid, newcomers, timeout_s, self._poll_s):
+                if isinstance(hello, Hello):
+                    self._waiting[node] = hello
+                else:
+                    log.warning("node %d joined late and does not say who it is: asked again next round", node)
+        for node, hello in list(self._waiting.items()):
+            lost = [old for old, known in self._hellos.items() if old not in online and known.site == hello.site]
+            if node in online and lost:
                 del self._hellos[lost[0]]
-                self._hellos[node] = hello
-            else:
-                log.warning("node %d joined late and is no site that was lost: ignored", node)
+                self._hellos[node] = self._waiting.pop(node)
 
 
 def exchange(
@@ -169,7 +181,8 @@ def exchange(
     """Send `blob` to `nodes`; one answer each as they arrive, or why there is none.
 
     Guarantees:
-        Ends within timeout_s and the time of one pull. Holds one reply at a time. Nothing in a reply raises.
+        Asks for no reply after timeout_s; what the caller does between two answers counts. Holds one reply at a
+            time. Nothing in a reply raises; a pull that fails is tried again until the deadline.
     """
     body = pack(blob)  # one for all: equal content is uploaded and kept once
     # Our own deadline decides; a message that expired first would come back as the network's error.
@@ -181,18 +194,21 @@ def exchange(
         else:
             yield node, Silent("transport", "the SuperLink did not take the message")
     deadline = time.monotonic() + timeout_s
-    while asked:
+    unread: dict[str, Silent] = {}
+    while asked and time.monotonic() < deadline:
         for message, node in list(asked.items()):
+            if time.monotonic() > deadline:
+                break
             answer = _pulled(grid, message)
-            if answer is not None:
+            if answer is UNREADABLE:
+                unread[message] = UNREADABLE
+            elif answer is not None:
                 del asked[message]
                 yield node, answer
-        if time.monotonic() > deadline:
-            break
         if asked:
             time.sleep(poll_s)
-    for node in asked.values():
-        yield node, Silent("late", f"no answer in {timeout_s:g} s")
+    for message, node in asked.items():
+        yield node, unread.get(message, Silent("late", f"no answer in {timeout_s:g} s"))
 
 
 def _pulled(grid: Grid, message: str) -> bytes | Silent | None:
@@ -201,7 +217,7 @@ def _pulled(grid: Grid, message: str) -> bytes | Silent | None:
         replies = [reply for reply in grid.pull_messages([message]) if reply.metadata.reply_to_message_id == message]
     except Exception as error:  # a reply that cannot even be put together, or a SuperLink that is gone
         log.warning("a reply could not be read: %s", type(error).__name__)
-        return Silent("transport", "the reply could not be read")
+        return UNREADABLE
     if not replies:
         return None
     answer = answer_of(replies[0])
@@ -233,10 +249,6 @@ def _introductions(
             yield node, Hello.decode(answer)
         except ValueError as error:
             yield node, Silent("transport", str(error))
-
-
-def _site(hello: Hello | Silent) -> str:
-    return hello.site if isinstance(hello, Hello) else ""
 
 
 def _refuse_doubles(hellos: Mapping[int, Hello]) -> None:

@@ -47,8 +47,8 @@ class RoundMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class BestStudent:
-    """The round with the best held-out score so far."""
+class Judged:
+    """A student of some round and its held-out scores."""
 
     round: int
     accuracy: float
@@ -64,7 +64,8 @@ class Progress:
         failures: (round, failure) so far.
         teacher, state: of the last round.
         student: what TorchLearner.state() returned after it.
-        best: the best student so far, whose files are beside the checkpoint.
+        last, best: the last and the best judged student; both are saved beside the checkpoint before it says so.
+            None where there are no test rows.
     """
 
     rounds: tuple[RoundMetrics, ...] = ()
@@ -72,7 +73,8 @@ class Progress:
     teacher: SoftLabels | None = None
     state: State = field(default_factory=dict)
     student: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    best: BestStudent | None = None
+    last: Judged | None = None
+    best: Judged | None = None
 
 
 def fingerprint(config: FederationConfig) -> str:
@@ -97,10 +99,11 @@ def save_progress(path: Path, config: FederationConfig, progress: Progress) -> N
         "fingerprint": fingerprint(config),
         "rounds": [asdict(row) for row in progress.rounds],
         "failures": [[round_, asdict(failure)] for round_, failure in progress.failures],
+        "last": asdict(progress.last) if progress.last else None,
         "best": asdict(progress.best) if progress.best else None,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, {"progress": json.dumps(told)}), durable=True)
+    write_atomically(path, save(tensors, {"progress": json.dumps(told, allow_nan=False)}), durable=True)
 
 
 def load_progress(path: Path, config: FederationConfig) -> Progress:
@@ -120,7 +123,7 @@ def load_progress(path: Path, config: FederationConfig) -> Progress:
         if told["fingerprint"] != fingerprint(config):
             raise CheckpointError(
                 f"{path} belongs to another configuration: resume with the one it was begun with "
-                "(only federation.rounds and timeout_s may change), or name another --out"
+                "(only how many rounds, and how they are run, may change), or name another --out"
             )
         return Progress(
             tuple(RoundMetrics(**row) for row in told["rounds"]),
@@ -128,7 +131,8 @@ def load_progress(path: Path, config: FederationConfig) -> Progress:
             _teacher(tensors),
             _under("state.", {key: value.numpy() for key, value in tensors.items() if key.startswith("state.")}),
             _under("student.", tensors),
-            BestStudent(**told["best"]) if told["best"] else None,
+            Judged(**told["last"]) if told["last"] else None,
+            Judged(**told["best"]) if told["best"] else None,
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is broken ({error!r}): delete the run's folder and start anew") from error

@@ -19,7 +19,7 @@ class Failure:
     Attributes:
         reason: from a fixed list: strategies.wire.REASONS for answers that are not believed, `refused_` and a
             code of strategies.messages.REFUSALS, or `no_reply`, `late`, `crashed`, `transport`.
-        detail: a sentence for the operator, made from numbers of the message only.
+        detail: a sentence for the operator; nothing that the sender wrote stands in it but numbers.
     """
 
     client: str
@@ -51,7 +51,10 @@ def _checked(client: str, blob: bytes, plan: RoundPlan) -> ClientReport | Failur
     answer = decode_answer(blob)
     if isinstance(answer, Refusal):
         if answer.client != client:
-            raise WireError("wrong_client", f"{client!r} was asked and {answer.client!r} refuses")
+            raise WireError("wrong_client", f"{client!r} was asked and another one refuses")
+        # A site that could not read the plan cannot name its round.
+        if answer.code not in ("unreadable_plan", "bad_teacher") and answer.round != plan.round:
+            raise WireError("wrong_round", f"a refusal of round {answer.round} where {plan.round} was asked")
         return Failure(client, f"refused_{answer.code}", "the site declined; its own log says why")
     for reason, found, expected in (
         ("wrong_run", answer.run, plan.run),
@@ -64,7 +67,7 @@ def _checked(client: str, blob: bytes, plan: RoundPlan) -> ClientReport | Failur
         ("rows", answer.rows_sha256, rows_sha256(plan.ask_rows)),
     ):
         if found != expected:
-            raise WireError(reason, f"{found} where {expected} was asked")
+            raise WireError(reason, f"not what was asked: {expected}")
     if not MIN_WEIGHT <= answer.weight <= MAX_WEIGHT:  # also false for NaN
         raise WireError("weight", f"weight {answer.weight} outside [{MIN_WEIGHT}, {MAX_WEIGHT}]")
     return ClientReport(client, plan.round, believe(plan.ask_rows, answer.votes), answer.weight)

@@ -13,7 +13,7 @@ from distillation.data import Proxy, Samples
 from distillation.export import StudentCard, save_student, write_atomically
 from distillation.learner import TorchLearner
 from distillation.runtime import single_thread
-from server.checkpoint import BestStudent, Progress, RoundMetrics, load_progress, save_progress
+from server.checkpoint import Judged, Progress, RoundMetrics, load_progress, save_progress
 from server.config import FederationConfig
 from server.rounds import Cohort, RoundResult, run_rounds
 from server.student_job import Scores, build_student, predicted, scores, teach, teacher_accuracy
@@ -53,6 +53,8 @@ def coordinate(
     student = build_student(config, proxy)
     if progress.student:
         student.restore(progress.student)
+        # The files may be those of a round that was begun and not finished.
+        _save_students(out, config, student, proxy, len(progress.rounds), progress.last, None)
     started = time.perf_counter()
     write_metrics(out / "metrics.csv", progress.rounds)
     for result in run_rounds(
@@ -65,9 +67,9 @@ def coordinate(
         state=progress.state,
     ):
         teach(student, config.student, result.teacher, config.exchange.seed, result.round)
-        judged = scores(predicted(student, test), test, len(proxy.classes))
+        judged = _judged(result.round, scores(predicted(student, test), test, len(proxy.classes)))
         row = _metrics(result, proxy, judged, evaluate(result.round), time.perf_counter() - started)
-        best = _best(config, progress.best, result.round, judged)
+        best = _best(config, progress.best, judged)
         progress = replace(
             progress,
             rounds=(*progress.rounds, row),
@@ -75,6 +77,7 @@ def coordinate(
             teacher=result.teacher,
             state=result.state,
             student=student.state(),
+            last=judged,
             best=best,
         )
         _save_students(out, config, student, proxy, result.round, judged, best)
@@ -99,12 +102,12 @@ def write_metrics(path: Path, rows: Sequence[RoundMetrics]) -> None:
 
 
 def _metrics(
-    result: RoundResult, proxy: Proxy, judged: Scores, clients: tuple[float, float] | None, seconds: float
+    result: RoundResult, proxy: Proxy, judged: Judged | None, clients: tuple[float, float] | None, seconds: float
 ) -> RoundMetrics:
     mean, worst = clients if clients is not None else (None, None)
     return RoundMetrics(
         result.round,
-        judged.accuracy if judged.accuracy == judged.accuracy else None,
+        judged.accuracy if judged else None,
         teacher_accuracy(result.teacher, proxy),
         mean,
         worst,
@@ -116,10 +119,14 @@ def _metrics(
     )
 
 
-def _best(config: FederationConfig, best: BestStudent | None, round_: int, judged: Scores) -> BestStudent | None:
+def _judged(round_: int, scored: Scores | None) -> Judged | None:
+    return Judged(round_, scored.accuracy, scored.macro_f1) if scored else None
+
+
+def _best(config: FederationConfig, best: Judged | None, judged: Judged | None) -> Judged | None:
     metric = config.student.best_metric
-    if best is None or getattr(judged, metric) > getattr(best, metric):
-        return BestStudent(round_, judged.accuracy, judged.macro_f1)
+    if judged and (best is None or getattr(judged, metric) > getattr(best, metric)):
+        return judged
     return best
 
 
@@ -129,16 +136,16 @@ def _save_students(
     student: TorchLearner,
     proxy: Proxy,
     round_: int,
-    judged: Scores,
-    best: BestStudent | None,
+    judged: Judged | None,
+    best: Judged | None,
 ) -> None:
     """`student` is the last one; `student-best` the one with the best held-out score."""
     card = StudentCard(
         config.student.model,
         proxy.classes,
         round_,
-        judged.accuracy,
-        judged.macro_f1,
+        judged.accuracy if judged else None,
+        judged.macro_f1 if judged else None,
         config.exchange.proxy_sha256,
     )
     save_student(out, "student", student.model, proxy.inputs, card)

@@ -292,7 +292,10 @@ class LocalSuperLink:
                 with suppress(BrokenPipeError):
                     self._guard.stdin.write(b"done")
                     self._guard.stdin.close()
-                self._guard.wait(timeout=KILL_S)
+                try:
+                    self._guard.wait(timeout=KILL_S)
+                except subprocess.TimeoutExpired:
+                    self._guard.kill()
         if left:
             raise PlatformError(f"processes {left} did not end: kill them")
 

@@ -18,7 +18,7 @@ from strategies.soft_labels import SoftLabels
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Accuracy and macro-averaged F1, both in [0, 1]; nan where there are no labelled rows to judge on."""
+    """Accuracy and macro-averaged F1, both in [0, 1]."""
 
     accuracy: float
     macro_f1: float
@@ -47,12 +47,15 @@ def predicted(learner: TorchLearner, test: Samples) -> NDArray[np.int64]:
     return np.asarray(learner.logits(test.features).argmax(axis=1), np.int64)
 
 
-def scores(predictions: NDArray[np.int64], test: Samples, classes: int) -> Scores:
-    """How good predictions are; a class without test rows counts as F1 0 only if it is ever predicted."""
+def scores(predictions: NDArray[np.int64], test: Samples, classes: int) -> Scores | None:
+    """How good predictions are; None where there are no labelled rows to judge on.
+
+    A class without test rows counts as F1 0 only if it is ever predicted.
+    """
     from sklearn.metrics import accuracy_score, f1_score
 
     if test.labels is None or len(test) == 0:
-        return Scores(float("nan"), float("nan"))
+        return None
     truth = test.labels.numpy()
     present = np.union1d(truth, predictions)
     return Scores(

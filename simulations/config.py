@@ -41,7 +41,7 @@ class FederationSection(_Section):
 
     engine: Literal["in-process", "flower-simulation", "deployment"] = "in-process"
     clients: Annotated[int, Field(ge=1, le=10_000)] = 10
-    rounds: Annotated[int, Field(ge=1)] = 10
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     # Proxy rows that each round asks every client to vote on.
     rows_per_round: Annotated[int, Field(ge=1)] = 1000
@@ -54,7 +54,7 @@ class FederationSection(_Section):
     # auto = cuda where there is one.
     device: str = "auto"
     # A client that has not answered by then is missing in this round; over real nodes never under 70 s.
-    timeout_s: Positive = 600.0
+    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 600.0
     # Rounds between evaluations of every client's model (0 = only after the last); the student's is always done.
     evaluate_every: Count = 1
 
@@ -122,7 +122,7 @@ class _TrainingSection(_Section):
     distil_lr: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    batch_size: Annotated[int, Field(ge=1)] = 50
+    batch_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 50
     distil_epochs: Count = 5
     distil_loss: Literal["kl", "mae"] = "kl"
     temperature: Positive = 1.0
@@ -180,7 +180,7 @@ class ExperimentConfig(_Section):
         if not isinstance(raw, Mapping) or not isinstance(raw.get("strategy", {}), Mapping):
             return raw
         name = raw.get("strategy", {}).get("preset", StrategySection.model_fields["preset"].default)
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known: {', '.join(sorted(PRESETS))}")
         filled = dict(raw)
         for section in ("strategy", "client", "student"):
@@ -251,6 +251,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if isinstance(target.get(parent), str):  # aggregator = "era" grows a setting
             target[parent] = {"name": target[parent]}
         target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override!r}: {section}.{parent} is {target!r} and has no settings")
     target[last] = value
 
 

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from client.config import PolicySection, SiteConfig, TrainingSection, write_site
 from distillation.data import classes_sha256, load_proxy, load_samples
 from distillation.export import write_atomically
-from distillation.learner import Training
-from distillation.models import MODELS, build_model, parameter_count
+from distillation.learner import Diverged, Training
+from distillation.models import MODELS, build_model
 from distillation.runtime import device_named
-from server.checkpoint import Progress, RoundMetrics, load_progress
-from server.checks import Failure
+from server.checkpoint import load_progress
 from server.config import FederationConfig, StudentSettings
 from server.coordinator import coordinate
-from server.launch import PlatformError
 from server.rounds import Exchange, QuorumError
-from server.student_job import predicted
 from simulations.config import ConfigError, ExperimentConfig
 from simulations.in_process import WorkerPool
 from simulations.report import write_report
+from simulations.setup import RunFailed, Setup, View, alone, claim, release, run_id, write_config
 from simulations.study import Study, prepare_study
+from simulations.summary import summary
 from strategies.aggregators import build_aggregator
 from strategies.codecs import codec_named
-from strategies.selection import participants
 
 # A dead node is noticed by Flower after 50 to 63 s: a shorter exchange would call it late.
 SHORTEST_DEPLOYMENT_S = 70.0
-
-
-class View(Protocol):
-    """Who watches: consilium.display, or nobody."""
-
-    def phase(self, text: str) -> None: ...
-    def row(self, metrics: Mapping[str, Any]) -> None: ...
 
 
 class Silence:
@@ -55,38 +44,6 @@ class Silence:
 
     def row(self, metrics: Mapping[str, Any]) -> None:
         """Nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """A prepared experiment: everything an engine needs.
-
-    Attributes:
-        config: the experiment's file, complete.
-        study: sites, proxy and test rows on disk.
-        federation: the coordinator's settings.
-        models: architecture of each site, by name.
-        out: the folder of results.
-    """
-
-    config: ExperimentConfig
-    study: Study
-    federation: FederationConfig
-    models: Mapping[str, str]
-    out: Path
-
-    @property
-    def site_files(self) -> dict[str, Path]:
-        """site.toml of each site."""
-        return {name: self.study.folder / "sites" / name / "site.toml" for name in self.study.names}
-
-
-class RunFailed(RuntimeError):
-    """The run ended without a result: quorum, platform or abort; what was done is in the folder of results."""
-
-    def __init__(self, reason: str, failures: tuple[tuple[int, Failure], ...] = ()) -> None:
-        super().__init__(reason)
-        self.failures = failures
 
 
 def run_experiment(
@@ -110,18 +67,33 @@ def run_experiment(
     started = time.perf_counter()
     view = view or Silence()
     _check(config)
-    _claim(out, config, resume)
-    view.phase("preparing data")
-    try:
-        setup = prepare(config, out)
-    except BaseException:
-        if not resume:
-            _release(out)
-        raise
+    fresh = claim(out, config, resume)
+    with alone(out):
+        view.phase("preparing data")
+        try:
+            setup = prepare(config, out)
+        except BaseException:
+            if fresh:
+                release(out)
+            raise
+        try:
+            return _run(setup, view, started)
+        finally:
+            shutil.rmtree(setup.study.folder, ignore_errors=True)
+
+
+def _run(setup: Setup, view: View, started: float) -> dict[str, Any]:
+    """Rounds on the engine, and what is told of them; a run that could not end well says so before it raises."""
+    config, out = setup.config, setup.out
+    checkpoint = out / "checkpoint" / "server.safetensors"
+    load_progress(checkpoint, setup.federation)  # refused here, if it is another run's
+    for stale in ("run.json", "report.html"):
+        (out / stale).unlink(missing_ok=True)
+    write_config(out, config)
     baselines: dict[str, Any] = {}
-    failed: RunFailed | None = None
-    platform: PlatformError | None = None
     each: dict[str, float] = {}
+    failed: RunFailed | None = None
+    other: Exception | None = None
     try:
         with WorkerPool(
             setup.study.folder,
@@ -133,19 +105,20 @@ def run_experiment(
             each = _engine(config.federation.engine)(setup, pool, view)
     except RunFailed as error:
         failed = error
-    except PlatformError as error:
-        failed, platform = RunFailed(str(error)), error
     except QuorumError as error:
         failed = RunFailed(str(error), tuple((error.round, failure) for failure in error.failures))
-    progress = load_progress(out / "checkpoint" / "server.safetensors", setup.federation)
-    run = _summary(setup, progress, baselines, each, failed, time.perf_counter() - started)
-    write_atomically(out / "run.json", (json.dumps(run, indent=1) + "\n").encode())
+    except Diverged as error:
+        failed = RunFailed(f"the student diverged ({error}): lower student.lr or student.distil_lr")
+    except Exception as error:
+        failed, other = RunFailed(f"{type(error).__name__}: {error}"), error
+    progress = load_progress(checkpoint, setup.federation)
+    told = summary(setup, progress, baselines, each, failed, time.perf_counter() - started)
+    write_atomically(out / "run.json", (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
     view.phase("writing the report")
     write_report(out)
-    shutil.rmtree(setup.study.folder, ignore_errors=True)
-    if platform is not None:
-        raise platform
-    return run
+    if other is not None:
+        raise other
+    return told
 
 
 def prepare(config: ExperimentConfig, out: Path) -> Setup:
@@ -162,7 +135,7 @@ def prepare(config: ExperimentConfig, out: Path) -> Setup:
     student = _student_model(config, study)
     settings = FederationConfig(
         exchange=Exchange(
-            run=_run_id(config, study),
+            run=run_id(config, study.proxy_sha256),
             seed=federation.seed,
             proxy_sha256=study.proxy_sha256,
             classes_sha256=classes_sha256(study.classes),
@@ -183,8 +156,8 @@ def prepare(config: ExperimentConfig, out: Path) -> Setup:
             distil_epochs=config.student.distil_epochs,
             best_metric=config.student.best_metric,
         ),
-        proxy=str(study.folder / "proxy"),
-        test=str(study.folder / "test.safetensors"),
+        proxy=str(study.proxy),
+        test=str(study.test),
         device=federation.device,
         timeout_s=federation.timeout_s,
     )
@@ -252,63 +225,22 @@ def _check(config: ExperimentConfig) -> None:
         device_named(config.federation.device)
     except (KeyError, ValueError) as error:
         raise ConfigError(str(error.args[0])) from None
+    for name, section in (("client", config.client), ("student", config.student)):
+        try:
+            training_of(section)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
     for name in (*config.client.models, config.student.model):
         if name != "auto" and name not in MODELS:
             raise ConfigError(f"unknown model {name!r}; known: auto, {', '.join(sorted(MODELS))}")
+    if config.federation.engine == "flower-simulation" and find_spec("ray") is None:
+        raise ModuleNotFoundError("the flower-simulation engine needs Ray", name="ray")
     engine, timeout_s = config.federation.engine, config.federation.timeout_s
     if engine != "in-process" and timeout_s < SHORTEST_DEPLOYMENT_S:
         raise ConfigError(
             f"federation.timeout_s = {timeout_s:g} must be at least {SHORTEST_DEPLOYMENT_S:g} with the {engine} "
             "engine: Flower needs up to 63 s to notice a dead node"
         )
-
-
-def _claim(out: Path, config: ExperimentConfig, resume: bool) -> None:
-    """Make `out` this run's, or refuse a folder that holds another one."""
-    begun = out / "config.json"
-    told = json.dumps(config.resolved(), indent=1) + "\n"
-    if resume:
-        if not begun.is_file():
-            raise ConfigError(f"nothing to resume in {out}: run without --resume, or name the --out of the run")
-        before = json.loads(begun.read_text())
-        after = json.loads(told)
-        for free in ("rounds", "workers", "timeout_s", "evaluate_every", "device", "engine"):
-            before["federation"].pop(free, None)
-            after["federation"].pop(free, None)
-        changed = [
-            f"{section}.{key}"
-            for section in after
-            for key in after[section]
-            if before.get(section, {}).get(key) != after[section][key] and section != "baselines"
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} was begun with another {', '.join(changed)}: resume with the same configuration, "
-                "or name another --out"
-            )
-    elif begun.exists():
-        raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or name another --out")
-    elif out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no run: name another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(begun, told.encode())
-
-
-def _release(out: Path) -> None:
-    """Take back what _claim and a failed preparation made; the folder was empty before."""
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)
-    (out / "config.json").unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
-
-
-def _run_id(config: ExperimentConfig, study: Study) -> str:
-    told = config.resolved()
-    for free in ("rounds", "workers", "timeout_s", "evaluate_every", "device", "engine"):
-        told["federation"].pop(free)
-    told["data"].pop("path")
-    told.pop("baselines")
-    return hashlib.sha256((json.dumps(told, sort_keys=True) + study.proxy_sha256).encode()).hexdigest()[:32]
 
 
 def _default_model(study: Study) -> str:
@@ -340,7 +272,7 @@ def _site(config: ExperimentConfig, study: Study, name: str, model: str, out: Pa
     return SiteConfig(
         site=name,
         private="private.safetensors",
-        proxy=str(study.folder / "proxy"),
+        proxy=str(study.proxy),
         state=str(out.resolve() / "checkpoint" / "sites" / name),
         seed=config.federation.seed,
         device=config.federation.device,
@@ -355,7 +287,7 @@ def _site(config: ExperimentConfig, study: Study, name: str, model: str, out: Pa
         policy=PolicySection(
             proxy_sha256=[study.proxy_sha256],
             max_rows_per_round=config.federation.rows_per_round,
-            max_rounds=config.federation.rounds,
+            max_answers=config.federation.rounds,
         ),
     )
 
@@ -397,124 +329,3 @@ def _baselines(setup: Setup, pool: WorkerPool, view: View) -> dict[str, Any]:
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"key": key, **result}).encode())
     return result
-
-
-def _summary(
-    setup: Setup,
-    progress: Progress,
-    baselines: Mapping[str, Any],
-    each: Mapping[str, float],
-    failed: RunFailed | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """run.json; its keys are promised in the README."""
-    study, config = setup.study, setup.config
-    rows, last = progress.rounds, progress.rounds[-1] if progress.rounds else None
-    failures = (*progress.failures, *(failed.failures if failed else ()))
-    verdict = "failed" if failed else "degraded" if failures else "ok"
-    parameters = {
-        name: parameter_count(build_model(name, tuple(study.shape), len(study.classes), seed=0))
-        for name in {*setup.models.values(), setup.federation.student.model}
-    }
-    return {
-        "schema": 1,
-        "verdict": verdict,
-        "reason": str(failed) if failed else None,
-        "config": config.resolved(),
-        "engine": config.federation.engine,
-        "seed": config.federation.seed,
-        "versions": versions(),
-        "proxy_sha256": study.proxy_sha256,
-        "classes": list(study.classes),
-        "rounds_done": len(rows),
-        "student": _student_summary(setup, progress, parameters),
-        "teacher": _teacher_summary(progress),
-        "clients": {
-            "accuracy_mean": float(np.mean([each[name] for name in sorted(each)])) if each else None,
-            "accuracy_min": min(each.values()) if each else None,
-            "each": [
-                {
-                    "client": name,
-                    "model": setup.models[name],
-                    "parameters": parameters[setup.models[name]],
-                    "rows": int(study.sizes[index]),
-                    "class_counts": [int(count) for count in study.class_counts[index]],
-                    "accuracy": each.get(name),
-                }
-                for index, name in enumerate(study.names)
-            ],
-        },
-        "local_only": baselines.get("local_only"),
-        "pooled": baselines.get("pooled"),
-        "failures": [{"round": round_, **asdict(failure)} for round_, failure in failures],
-        "upload_bytes": sum(row.upload_bytes for row in rows),
-        "download_bytes": sum(row.download_bytes for row in rows),
-        "weights_bytes": _weights_bytes(setup, rows, parameters),
-        "seconds": round(seconds, 3),
-        "confusion": _confusion(setup, progress),
-        "last_round": asdict(last) if last else None,
-    }
-
-
-def _student_summary(setup: Setup, progress: Progress, parameters: Mapping[str, int]) -> dict[str, Any]:
-    model = setup.federation.student.model
-    told: dict[str, Any] = {
-        "model": model,
-        "parameters": parameters[model],
-        "accuracy": None,
-        "macro_f1": None,
-    }
-    if progress.rounds:
-        card = json.loads((setup.out / "student.json").read_text())
-        told |= {"accuracy": card["accuracy"], "macro_f1": card["macro_f1"]}
-    return {**told, "best": asdict(progress.best) if progress.best else None}
-
-
-def _teacher_summary(progress: Progress) -> dict[str, Any]:
-    if progress.teacher is None:
-        return {"accuracy": None, "entropy_nats": None, "sha256": None}
-    probabilities = progress.teacher.probabilities()
-    digest = hashlib.sha256(progress.teacher.rows.tobytes() + progress.teacher.log_probs.tobytes())
-    return {
-        "accuracy": progress.rounds[-1].teacher_accuracy,
-        "entropy_nats": float(-(probabilities * progress.teacher.log_probs).sum(axis=1).mean()),
-        "sha256": digest.hexdigest(),
-    }
-
-
-def _weights_bytes(setup: Setup, rows: tuple[RoundMetrics, ...], parameters: Mapping[str, int]) -> int:
-    """What sending float32 weights down and up would have cost the same clients in the same rounds."""
-    exchange = setup.federation.exchange
-    return sum(
-        2 * 4 * parameters[setup.models[name]]
-        for row in rows
-        for name in participants(exchange.seed, row.round, setup.study.names, exchange.participation)
-    )
-
-
-def _confusion(setup: Setup, progress: Progress) -> list[list[int]] | None:
-    """Test rows by (true class, class that the last student says)."""
-    from server.student_job import build_student
-
-    test = load_samples(setup.study.folder / "test.safetensors")
-    if not progress.student or test.labels is None:
-        return None
-    student = build_student(setup.federation, load_proxy(setup.study.folder / "proxy", verify=False))
-    student.restore(progress.student)
-    counts = np.zeros((len(setup.study.classes),) * 2, np.int64)
-    np.add.at(counts, (test.labels.numpy(), predicted(student, test)), 1)
-    return [[int(count) for count in row] for row in counts]
-
-
-def versions() -> dict[str, str]:
-    """Versions that a repetition should match."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("consilium", "flwr", "numpy", "torch")},
-    }
-
-
-def with_clients(config: ExperimentConfig, clients: int, engine: str) -> ExperimentConfig:
-    """The same experiment with another number of clients on another engine."""
-    federation = config.federation.model_copy(update={"clients": clients, "engine": engine})
-    return config.model_copy(update={"federation": federation})

@@ -43,13 +43,16 @@ class _Process:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
+        self._listener.start()
 
     def _listen(self, inbox: queue.Queue[tuple[_Process, Any]]) -> None:
-        stream = self._child.stdout
-        while stream is not None and (frame := read_frame(stream)) is not None:  # type: ignore[arg-type]
-            inbox.put((self, frame))
-        inbox.put((self, None))
+        try:
+            with suppress(ValueError, OSError):  # closed under us, or no frame of ours: as good as dead
+                while (frame := read_frame(self._child.stdout)) is not None:  # type: ignore[arg-type]
+                    inbox.put((self, frame))
+        finally:
+            inbox.put((self, None))
 
     def send(self, command: dict[str, Any], blob: bytes = b"") -> None:
         """Give the worker one command; a dead worker is noticed by its listener, not here."""
@@ -67,7 +70,8 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        if self._child.stdout is not None:
+        self._listener.join(timeout=10)
+        if self._child.stdout is not None and not self._listener.is_alive():
             self._child.stdout.close()
 
     @property
@@ -87,7 +91,8 @@ class WorkerPool:
 
     Guarantees:
         A site stays in the worker that first opened it. Results do not depend on the number of workers. A
-        worker that dies costs the answer it was working on, nothing else.
+        worker that dies is started anew and its commands are given again; an answer that kills its worker twice
+        is that client's failure.
     """
 
     def __init__(self, study: Path, sizes: Mapping[str, int], workers: int, timeout_s: float) -> None:
@@ -152,15 +157,14 @@ class WorkerPool:
             yield command, float(header["accuracy"])
 
     def memory(self) -> list[dict[str, int]]:
-        """`now_bytes` and `peak_bytes` of resident memory of each worker."""
-        told = []
-        for process in self._processes:
-            process.pending.append({"do": "memory"})
-            process.send(process.pending[0])
-            _, frame = self._inbox.get(timeout=self._timeout_s)
-            process.pending.clear()
-            told.append({key: frame[0][key] for key in ("now_bytes", "peak_bytes")})
-        return told
+        """`now_bytes` and `peak_bytes` of resident memory of each worker.
+
+        Raises:
+            WorkerError: a worker could not.
+        """
+        commands = [{"do": "memory", "worker": process.number} for process in self._processes]
+        told = {command["worker"]: header for command, header in self._results(commands)}
+        return [{key: told[number][key] for key in ("now_bytes", "peak_bytes")} for number in sorted(told)]
 
     def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for command, header, _ in self._run(commands, patient=True):
@@ -171,15 +175,19 @@ class WorkerPool:
     def _run(
         self, commands: Sequence[dict[str, Any]], *, patient: bool = False
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
-        """Carry out commands, each on its site's worker; sites without one go to whoever is free first."""
+        """Carry out commands, each on its site's worker; sites without one go to whoever is free first.
+
+        A command whose worker dies is given to the next process once more: it may have died before it began, and
+        all commands can be repeated.
+        """
         deadline = None if patient else time.monotonic() + self._timeout_s
         ordered = sorted(commands, key=self._priority)
-        homeless = deque(command for command in ordered if command.get("site", "") not in self._home)
+        homeless = deque(command for command in ordered if self._place(command) is None)
         queues = [
-            deque(command for command in ordered if self._home.get(command.get("site", "")) == process.number)
+            deque(command for command in ordered if self._place(command) == process.number)
             for process in self._processes
         ]
-        outstanding = len(ordered)
+        outstanding, retried = len(ordered), set[int]()
         for process in self._processes:
             self._feed(process, queues[process.number], homeless)
         while outstanding:
@@ -192,15 +200,21 @@ class WorkerPool:
             if process is not self._processes[process.number]:
                 continue  # an old process's last words
             if frame is None:
-                command = process.pending.popleft() if process.pending else None
+                failed = process.pending.popleft() if process.pending and id(process.pending[0]) in retried else None
+                retried.update(id(command) for command in list(process.pending)[:1])
                 process = self._restart(process)
-                if command is not None:
+                if failed is not None:
                     outstanding -= 1
-                    yield command, {"error": "its worker process died"}, b""
+                    yield failed, {"error": "its worker process died twice"}, b""
             else:
                 outstanding -= 1
                 yield process.pending.popleft(), *frame
             self._feed(process, queues[process.number], homeless)
+
+    def _place(self, command: Mapping[str, Any]) -> int | None:
+        """The worker that must do it; None where any can."""
+        number: int | None = command.get("worker", self._home.get(command.get("site", "")))
+        return number
 
     def _priority(self, command: Mapping[str, Any]) -> tuple[int, str]:
         site = command.get("site", "")

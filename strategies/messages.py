@@ -14,7 +14,7 @@ REFUSALS = (
     "no_policy",
     "proxy_not_allowed",
     "too_many_rows",
-    "too_many_rounds",
+    "too_many_answers",
     "wrong_classes",
     "stale_round",
     "conflicting_plan",

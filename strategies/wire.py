@@ -113,7 +113,7 @@ def decode_plan(blob: bytes) -> RoundPlan:
     classes = reader.number("<I")
     codec = reader.name()
     if codec not in CODECS:
-        raise WireError("codec", f"codec {codec!r} is not known here")
+        raise WireError("codec", "a codec that is not known here")
     ask_rows = reader.rows()
     teacher = None
     if reader.number("<B"):
@@ -288,7 +288,7 @@ class _Reader:
         """The votes, which end the body; `rows` is None where the sender may say any number."""
         name, count = self.name(), self.number("<I")
         if name not in CODECS:
-            raise WireError("codec", f"codec {name!r} is not known here")
+            raise WireError("codec", "a codec that is not known here")
         if classes < 2:
             raise WireError("shape", f"{classes} classes")
         if rows is not None and count != rows:

@@ -56,7 +56,7 @@ def make_sites(tmp_path: Path) -> Callable[..., dict[str, Path]]:
                 "device": "cpu",
                 "model": model,
                 "training": TrainingSection(lr=0.1, distil_lr=0.1, batch_size=10, local_epochs=2, distil_epochs=2),
-                "policy": PolicySection(proxy_sha256=[digest], max_rows_per_round=40, max_rounds=10),
+                "policy": PolicySection(proxy_sha256=[digest], max_rows_per_round=40, max_answers=10),
             }
             files[name] = home / "site.toml"
             write_site(files[name], SiteConfig(**{**told, **site}))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from distillation.data import DataError
+from distillation.tables import read_csv
 from simulations.config import DataSection
 from simulations.datasets.source import Source, beside, data_path
-from simulations.datasets.tabular import read_csv
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 FILES = tuple(f"{name}.csv" for name in HOSPITALS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from distillation.data import DataError
 from distillation.inputs import category_names
+from distillation.tables import read_csv, read_parquet
 from simulations.config import DataSection
 from simulations.datasets.source import Source, data_path
 
@@ -42,38 +42,9 @@ def load_parquet(settings: DataSection) -> Source:
     Raises:
         DataError: no such file or column, text in a numeric column, a target that is missing or no class.
     """
-    import pandas as pd
-    import pyarrow
-
     path = data_path(settings, "file", "a parquet table")
-    try:
-        frame = pd.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as parquet: check that it is one, or set data.name") from error
+    frame = read_parquet(path)
     return from_frame(frame.reset_index(drop=True), settings, path.name, lambda row: f"row {row}")
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """The file as pandas sees it, every row with as many fields as the header.
-
-    Raises:
-        DataError: not UTF-8, no CSV, or rows longer than the header.
-    """
-    import pandas as pd
-
-    try:
-        with warnings.catch_warnings():
-            # Without these two a row longer than the header shifts every column by one, silently.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, encoding="utf-8-sig", index_col=False, low_memory=False)
-    except pd.errors.ParserWarning as error:
-        raise DataError(
-            f"{path}: rows have more fields than the header: name every column in the first line"
-        ) from error
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as CSV ({str(error).strip()}): save it as UTF-8, comma-separated, with a header"
-        ) from error
 
 
 def from_frame(frame: pd.DataFrame, settings: DataSection, file: str, place: Callable[[int], str]) -> Source:

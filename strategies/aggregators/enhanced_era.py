@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,15 +16,15 @@ class EnhancedEra:
     """y_c proportional to m_c ^ exponent, m the mean probability. Streams.
 
     Attributes:
-        exponent: above 0; 1 is the mean, above 1 sharpens, below 1 flattens. The paper takes 2 under
+        exponent: in (0, 100]; 1 is the mean, above 1 sharpens, below 1 flattens. The paper takes 2 under
             Dirichlet 0.05 and 1 under 0.3.
     """
 
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (self.exponent > 0.0 and math.isfinite(self.exponent)):
-            raise ValueError(f"exponent={self.exponent} must be finite and above 0: 1 is the plain mean")
+        if not 0.0 < self.exponent <= 100.0:
+            raise ValueError(f"exponent={self.exponent} must be in (0, 100]: 1 is the plain mean")
 
     def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:
         rows, mean = mean_probabilities(reports)

@@ -16,7 +16,7 @@ class Era:
     """y = softmax(m / T) over classes of the mean *probability* m. Streams.
 
     Attributes:
-        temperature: T in (0, 1). The odds of class a over c become exp((m_a - m_c) / T): a pair is sharpened
+        temperature: T in [0.001, 1). The odds of class a over c become exp((m_a - m_c) / T): a pair is sharpened
             only if (m_a - m_c) / T > ln(m_a / m_c). With 100 classes and a top of 0.1 it flattens; there
             `enhanced-era` is the better rule.
     """
@@ -24,9 +24,9 @@ class Era:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.temperature < 1.0:
+        if not 1e-3 <= self.temperature < 1.0:
             raise ValueError(
-                f"temperature={self.temperature} must be in (0, 1): at 1 and above ERA flattens; DS-FL uses 0.1"
+                f"temperature={self.temperature} must be in [0.001, 1): at 1 and above ERA flattens; DS-FL uses 0.1"
             )
 
     def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:

@@ -70,7 +70,7 @@ def test_wrong_files_are_refused(tmp_path, proxy, name, says):
         ("site = ", "no TOML"),
         ('site = "../up"\nprivate="p"\nproxy="q"\nseed=1\nmodel="mlp"', "site"),
         ('site = "a"\nprivate="p"\nproxy="q"\nseed=1\nmodel="mlp"\nnoise=0', "noise"),
-        ('site = "a"\nprivate="p"\nproxy="q"\nseed=1\nmodel="mlp"\n[policy]\nmax_rounds=0', "max_rounds"),
+        ('site = "a"\nprivate="p"\nproxy="q"\nseed=1\nmodel="mlp"\n[policy]\nmax_answers=0', "max_answers"),
     ],
 )
 def test_wrong_site_files_are_refused(tmp_path, text, says):

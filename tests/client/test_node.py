@@ -9,7 +9,7 @@ import torch
 from client.config import PolicySection, load_site, write_site
 from client.node import Node
 from client.state import StateStore
-from distillation.learner import Diverged
+from distillation.learner import Diverged, TorchLearner
 from strategies.messages import Refusal
 from strategies.soft_labels import SoftLabels
 from strategies.wire import believe, decode_answer, encode_plan
@@ -90,16 +90,17 @@ def code_of(node, plan):
         ({"proxy_sha256": "00" * 32}, "proxy_not_allowed"),
         ({"classes_sha256": "00" * 32}, "wrong_classes"),
         ({"ask_rows": np.arange(41)}, "too_many_rows"),
-        ({"round": 11}, "too_many_rounds"),
         ({"ask_rows": np.array([59, 60])}, "unknown_rows"),
         ({"ask_rows": np.array([], np.int64)}, "unknown_rows"),
         ({"teacher": teacher(np.array([60]))}, "unknown_rows"),
     ],
 )
-def test_what_the_site_does_not_allow_is_refused_before_its_rows_are_touched(site_file, make_plan, changed, code):
-    node = Node.open(site_file)
-    node.learner.fit = lambda *_: pytest.fail("touched private rows")
-    assert code_of(node, make_plan(site_file, **changed)) == code
+def test_what_the_site_does_not_allow_is_refused_before_its_rows_are_touched(
+    site_file, make_plan, changed, code, monkeypatch
+):
+    for phase in ("fit", "fit_public", "distil"):
+        monkeypatch.setattr(TorchLearner, phase, lambda *_: (_ for _ in ()).throw(AssertionError("touched")))
+    assert code_of(Node.open(site_file), make_plan(site_file, **changed)) == code
     assert not (site_file.parent / "state").exists()
 
 
@@ -109,7 +110,7 @@ def test_without_a_policy_nothing_leaves(site_file, make_plan):
 
 
 def test_another_proxy_set_is_refused_even_if_the_policy_lists_it(site_file, make_plan):
-    listed = PolicySection(proxy_sha256=["00" * 32], max_rows_per_round=40, max_rounds=10)
+    listed = PolicySection(proxy_sha256=["00" * 32], max_rows_per_round=40, max_answers=10)
     write_site(site_file, load_site(site_file).model_copy(update={"policy": listed}))
     assert code_of(Node.open(site_file), make_plan(site_file, proxy_sha256="00" * 32)) == "proxy_not_allowed"
 
@@ -121,6 +122,28 @@ def test_old_rounds_and_second_plans_for_a_round_are_refused(site_file, make_pla
     node.answer(encode_plan(second))
     assert code_of(node, first) == "stale_round"
     assert code_of(node, dataclasses.replace(second, ask_rows=np.array([1, 2]))) == "conflicting_plan"
+
+
+def test_new_runs_do_not_reset_the_number_of_answers(site_file, make_plan):
+    listed = load_site(site_file).policy.model_copy(update={"max_answers": 3})
+    write_site(site_file, load_site(site_file).model_copy(update={"policy": listed}))
+    answers = [make_plan(site_file, run=f"{number:032x}") for number in range(4)]
+    for plan in answers[:3]:
+        assert not isinstance(decode_answer(Node.open(site_file).answer(encode_plan(plan))), Refusal)
+    assert code_of(Node.open(site_file), answers[3]) == "too_many_answers"
+    # the last one again is no new release
+    assert not isinstance(decode_answer(Node.open(site_file).answer(encode_plan(answers[2]))), Refusal)
+
+
+def test_two_processes_of_one_site_never_overwrite_each_other(site_file, make_plan):
+    first, second = plans(site_file, make_plan, 2)
+    slow, fast = Node.open(site_file), Node.open(site_file)
+    fast.answer(encode_plan(first))
+    fast.answer(encode_plan(second))
+    assert code_of(slow, first) == "internal_error"
+    # it has noticed, and goes on from what is on disk
+    assert code_of(slow, first) == "stale_round"
+    assert slow.answer(encode_plan(second)) == fast.answer(encode_plan(second))
 
 
 def test_another_run_starts_from_the_first_weights(site_file, make_plan):

@@ -12,24 +12,24 @@ from client.state import SiteState, StateError, StateStore
 
 
 def state(round_=3, fill=1.5):
-    return SiteState("ab" * 16, round_, "cd" * 32, b"answer", {"model.w": torch.full((4, 2), fill)})
+    return SiteState("ab" * 16, round_, "cd" * 32, round_, b"answer", {"model.w": torch.full((4, 2), fill)})
 
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_was_saved_comes_back(tmp_path, durable):
     store = StateStore(tmp_path / "new", durable=durable)
     assert store.load() is None
-    store.save(state())
+    store.save(state(), after=0)
     got = StateStore(tmp_path / "new", durable=durable).load()
     assert (got.run, got.round, got.plan_sha256, got.answer) == ("ab" * 16, 3, "cd" * 32, b"answer")
     assert torch.equal(got.learner["model.w"], torch.full((4, 2), 1.5))
-    assert os.listdir(tmp_path / "new") == ["state.safetensors"]
+    assert sorted(os.listdir(tmp_path / "new")) == ["lock", "state.safetensors"]
 
 
 @pytest.mark.parametrize("broken", [b"", b"not safetensors", b"\x80\x04pickle", None])
 def test_a_broken_file_is_an_error_and_never_a_fresh_start(tmp_path, broken):
     store = StateStore(tmp_path, durable=False)
-    store.save(state())
+    store.save(state(), after=0)
     path = tmp_path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-3] if broken is None else broken)
     with pytest.raises(StateError, match="broken"):
@@ -50,13 +50,16 @@ import sys, torch
 from pathlib import Path
 from client.state import SiteState, StateStore
 store = StateStore(Path(sys.argv[1]), durable=False)
-print("ready", flush=True)
-for round_ in range(1, 10**6):
+found = store.load()
+done = found.answered if found else 0
+for round_ in range(done + 1, 10**6):
     tensors = {"model.w": torch.full((300, 300), float(round_))}
-    store.save(SiteState("ab" * 16, round_, "cd" * 32, b"x" * round_, tensors))
+    store.save(SiteState("ab" * 16, round_, "cd" * 32, round_, b"x" * round_, tensors), after=done)
+    done = round_
+    print("ready", flush=True)
 """
     for wait in (0.05, 0.11, 0.17):
-        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd())
+        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
         child.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(timeout=wait)

@@ -222,6 +222,23 @@ def test_a_restarted_node_is_found_again_and_a_stranger_is_not(make_sites: Any, 
     assert cohort.clients == ["site-0", "site-1", "site-2"]
 
 
+def test_a_node_that_comes_back_before_its_old_self_is_given_up_is_found_in_a_later_round(
+    make_sites: Any, make_grid: Any, make_plan: Any
+) -> None:
+    files = make_sites(2)
+    grid = make_grid(files.values())
+    cohort = gather(grid, clients=2)
+    old = next(node for node, config in grid.configs.items() if config["site"] == str(files["site-1"]))
+    grid.configs[2000] = dict(grid.configs[old])  # back, while its dead self still counts as online
+    plan = encode_plan(make_plan(files["site-0"]))
+    list(cohort.ask(plan, ["site-0", "site-1"]))
+    assert 2000 not in cohort._hellos
+    del grid.configs[old]
+    replies = {reply.client: reply.payload for reply in cohort.ask(plan, ["site-0", "site-1"])}
+    assert 2000 in cohort._hellos
+    assert all(isinstance(payload, bytes) for payload in replies.values())
+
+
 @pytest.mark.parametrize(
     "told",
     [

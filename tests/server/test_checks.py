@@ -61,7 +61,10 @@ REPLIES = {
     "proxy_hash": [other(proxy_sha256="00" * 32)],
     "class_list": [other(classes_sha256="00" * 32)],
     "wrong_run": [other(run="cd" * 16)],
-    "wrong_round": [encode_report(ClientReport("site-1", 1, SOFT), PLAN)],
+    "wrong_round": [
+        encode_report(ClientReport("site-1", 1, SOFT), PLAN),
+        encode_refusal(Refusal("site-1", 1, "no_policy"), PLAN.run),
+    ],
     "wrong_client": [
         encode_report(ClientReport("site-2", 2, SOFT), PLAN),
         encode_refusal(Refusal("site-2", 2, "no_policy"), PLAN.run),
@@ -100,6 +103,7 @@ def test_each_bad_reply_fails_with_its_own_reason(reason, blob):
     assert isinstance(answer, Failure)
     assert (answer.client, answer.reason) == ("site-1", reason)
     assert answer.answered
+    assert "site-2" not in answer.detail
 
 
 @given(st.binary(max_size=400))

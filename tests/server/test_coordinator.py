@@ -172,6 +172,9 @@ def test_without_labelled_test_rows_the_student_is_not_judged(federation, tmp_pa
     unlabelled = Samples(test.features[:0], None)
     coordinate(config, DirectCohort(files), proxy, unlabelled, tmp_path / "out")
     assert {row["student_accuracy"] for row in rows(tmp_path / "out")} == {""}
+    card = json.loads((tmp_path / "out" / "student.json").read_text(), parse_constant=pytest.fail)
+    assert (card["round"], card["accuracy"]) == (4, None)
+    assert not (tmp_path / "out" / "student-best.json").exists()
 
 
 def test_scores_are_those_computed_by_hand():

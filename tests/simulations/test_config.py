@@ -94,12 +94,20 @@ def test_paths_start_at_the_files_own_folder(tmp_path):
         ({"client": {"lr": float("nan")}}, "client.lr = nan"),
         ({"strategy": {"preset": "fedavg"}}, "unknown preset 'fedavg'; known: ds-fl, fedmd, mean"),
         ({"strategy": 3}, "strategy = 3"),
+        ({"strategy": {"preset": [1]}}, "unknown preset"),
+        ({"federation": {"timeout_s": 1e12}}, "federation.timeout_s = 1000000000000.0"),
         ({"federation": 3}, "federation = 3"),
     ],
 )
 def test_every_mistake_is_a_sentence_with_name_value_and_bound(sections, says):
     with pytest.raises(ConfigError, match=says):
         parse(**sections)
+
+
+def test_a_setting_below_a_number_is_refused(tmp_path):
+    (tmp_path / "c.toml").write_text("[federation]\nclients = 3\n")
+    with pytest.raises(ConfigError, match=r"federation\.clients is 3 and has no settings"):
+        load_config(tmp_path / "c.toml", ["federation.clients.x=1"])
 
 
 @pytest.mark.parametrize("override", ["rounds=3", "federation.rounds", "=3", "federation.=3"])

@@ -149,6 +149,66 @@ def test_a_run_under_quorum_fails_with_names_and_reasons_and_can_be_looked_at(tm
     assert "refused_diverged" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_student_that_diverges_fails_the_run_and_says_what_to_lower(tmp_path):
+    run = run_experiment(
+        config(student={"lr": 3e38}, baselines={"local_only": False, "pooled": False}), tmp_path / "out"
+    )
+    assert run["verdict"] == "failed"
+    assert "lower student.lr" in run["reason"]
+
+
+def test_a_bug_in_the_middle_is_raised_and_told_in_run_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(WorkerPool, "ask", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("by hand")))
+    with pytest.raises(ZeroDivisionError):
+        run_experiment(config(), tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["verdict"], run["reason"]) == ("failed", "ZeroDivisionError: by hand")
+    assert not (tmp_path / "out" / "checkpoint" / "study").exists()
+    monkeypatch.undo()
+    assert run_experiment(config(), tmp_path / "out", resume=True)["verdict"] == "ok"
+
+
+def test_a_resumed_run_withdraws_what_the_old_one_said_until_it_is_done(tmp_path, monkeypatch):
+    out, small = tmp_path / "out", {"local_only": False, "pooled": False}
+    run_experiment(config(federation={"rounds": 1}, baselines=small), out)
+    told = []
+    original = WorkerPool.ask
+
+    def ask(self, plan, clients):
+        told.append((out / "run.json").exists())
+        return original(self, plan, clients)
+
+    monkeypatch.setattr(WorkerPool, "ask", ask)
+    assert run_experiment(config(federation={"rounds": 2}, baselines=small), out, resume=True)["rounds_done"] == 2
+    assert told == [False]
+    assert json.loads((out / "config.json").read_text())["federation"]["rounds"] == 2
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    from simulations.setup import alone
+
+    out = tmp_path / "out"
+    run_experiment(config(federation={"rounds": 1}, baselines={"local_only": False, "pooled": False}), out)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from simulations.setup import alone\n"
+            "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
+            str(out),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(ConfigError, match="being written by another run"):
+        run_experiment(config(federation={"rounds": 1}), out, resume=True)
+    holder.communicate()
+    with alone(out):
+        pass
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
     _, out = finished
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -161,7 +221,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="no empty folder"):
         run_experiment(config(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -175,7 +235,7 @@ def test_nothing_to_resume_is_said(tmp_path):
     ("changed", "says"),
     [
         ({"strategy": {"aggregator": "median-of-means"}}, "unknown aggregator"),
-        ({"strategy": {"aggregator": {"name": "era", "temperature": 2.0}}}, r"temperature=2.0 must be in \(0, 1\)"),
+        ({"strategy": {"aggregator": {"name": "era", "temperature": 2.0}}}, r"temperature=2.0 must be in \[0.001, 1\)"),
         ({"strategy": {"codec": "zip"}}, "unknown codec 'zip'; known: float16, float32"),
         ({"client": {"models": ["vgg"]}}, "unknown model 'vgg'; known: auto, cnn"),
         ({"federation": {"device": "gpu"}}, "device='gpu'"),

@@ -44,17 +44,39 @@ def test_any_number_of_workers_gives_the_bytes_of_direct_calls(sites, make_sites
         assert got == expected
 
 
-def test_a_killed_worker_costs_one_answer_and_its_sites_come_back(sites, make_plan):
+def test_a_killed_worker_is_replaced_and_no_answer_is_lost(sites, make_sites, make_plan, tmp_path):
+    blobs = two_plans(sites, make_plan)
+    with pool(make_sites(4, folder=tmp_path / "steady"), workers=1) as crowd:
+        steady = [{reply.client: reply.payload for reply in crowd.ask(blob, crowd.clients)} for blob in blobs]
+    with pool(sites, workers=1) as crowd:
+        list(crowd.ask(blobs[0], crowd.clients))
+        before = crowd.evaluate()
+        os.kill(crowd.pids[0], signal.SIGKILL)  # while it has nothing to do
+        assert crowd.evaluate() == before
+        replies = {}
+        for reply in crowd.ask(blobs[1], crowd.clients):
+            if not replies:
+                os.kill(crowd.pids[0], signal.SIGKILL)  # while it works on the next
+            replies[reply.client] = reply.payload
+    assert replies == steady[1]
+
+
+def test_an_answer_that_kills_its_worker_twice_is_that_clients_failure(sites, make_plan, monkeypatch):
     blobs = two_plans(sites, make_plan)
     with pool(sites, workers=1) as crowd:
+        original = crowd._restart
+
+        def doomed(process):
+            fresh = original(process)
+            os.kill(fresh.pid, signal.SIGKILL)
+            return fresh
+
+        with monkeypatch.context() as patched:
+            patched.setattr(crowd, "_restart", doomed)
+            os.kill(crowd.pids[0], signal.SIGKILL)
+            replies = list(crowd.ask(blobs[0], crowd.clients))
+        assert [reply.payload.reason for reply in replies] == ["crashed"] * 4
         assert all(isinstance(reply.payload, bytes) for reply in crowd.ask(blobs[0], crowd.clients))
-        os.kill(crowd.pids[0], signal.SIGKILL)
-        replies = {reply.client: reply.payload for reply in crowd.ask(blobs[1], crowd.clients)}
-        failed = [payload for payload in replies.values() if isinstance(payload, Failure)]
-        assert [failure.reason for failure in failed] == ["crashed"]
-        again = {reply.client: reply.payload for reply in crowd.ask(blobs[1], crowd.clients)}
-        assert all(isinstance(payload, bytes) for payload in again.values())
-        assert all(again[name] == payload for name, payload in replies.items() if isinstance(payload, bytes))
 
 
 def test_a_stuck_worker_is_late_and_answers_the_next_time(sites, make_plan):

@@ -127,10 +127,10 @@ def test_streaming_rules_hold_one_report_at_a_time(name):
 @pytest.mark.parametrize(
     ("name", "values", "says"),
     [
-        ("era", {"temperature": 0.0}, r"temperature=0.0 must be in \(0, 1\)"),
-        ("era", {"temperature": 1.0}, r"temperature=1.0 must be in \(0, 1\)"),
+        ("era", {"temperature": 0.0}, r"temperature=0.0 must be in \[0.001, 1\)"),
+        ("era", {"temperature": 1.0}, r"temperature=1.0 must be in \[0.001, 1\)"),
         ("era", {"temperature": float("nan")}, "temperature=nan"),
-        ("enhanced-era", {"exponent": 0.0}, "exponent=0.0 must be finite and above 0"),
+        ("enhanced-era", {"exponent": 0.0}, r"exponent=0.0 must be in \(0, 100\]"),
         ("enhanced-era", {"exponent": float("inf")}, "exponent=inf"),
         ("mean", {"temperature": 0.1}, "has no setting 'temperature'"),
         ("era", {"temperature": "hot"}, "must be a number"),

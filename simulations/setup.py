@@ -1,0 +1,135 @@
+"""What is known before the first round: a prepared experiment, its identity, and its folder of results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from distillation.export import locked, write_atomically
+from server.checks import Failure
+from server.config import FederationConfig
+from simulations.config import ConfigError, ExperimentConfig
+from simulations.study import Study
+
+# What a resumed run may change: how much is done and how it is carried out, not what any round computes.
+FREE = frozenset(
+    [
+        *(f"federation.{key}" for key in ("rounds", "workers", "timeout_s", "evaluate_every", "engine")),
+        *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs")),
+    ]
+)
+
+
+class View(Protocol):
+    """Who watches: consilium.display, or nobody."""
+
+    def phase(self, text: str) -> None: ...
+    def row(self, metrics: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A prepared experiment: everything an engine needs.
+
+    Attributes:
+        config: the experiment's file, complete.
+        study: sites, proxy and test rows on disk.
+        federation: the coordinator's settings.
+        models: architecture of each site, by name.
+        out: the folder of results.
+    """
+
+    config: ExperimentConfig
+    study: Study
+    federation: FederationConfig
+    models: Mapping[str, str]
+    out: Path
+
+    @property
+    def site_files(self) -> dict[str, Path]:
+        """site.toml of each site."""
+        return {name: self.study.folder / "sites" / name / "site.toml" for name in self.study.names}
+
+
+class RunFailed(RuntimeError):
+    """The run ended without a result: quorum, platform or abort; what was done is in the folder of results."""
+
+    def __init__(self, reason: str, failures: tuple[tuple[int, Failure], ...] = ()) -> None:
+        super().__init__(reason)
+        self.failures = failures
+
+
+def run_id(config: ExperimentConfig, proxy_sha256: str) -> str:
+    """32 hex digits: the same for a resumed run, another for another experiment."""
+    kept = {key: value for key, value in _flat(config).items() if key not in {*FREE, "data.path"}}
+    return hashlib.sha256((json.dumps(kept, sort_keys=True) + proxy_sha256).encode()).hexdigest()[:32]
+
+
+def claim(out: Path, config: ExperimentConfig, resume: bool) -> bool:
+    """Make `out` this run's; True where it is new.
+
+    Raises:
+        ConfigError: the folder holds another run, or something else, or with `resume` no run.
+    """
+    begun = out / "config.json"
+    if resume:
+        if not begun.is_file():
+            raise ConfigError(f"nothing to resume in {out}: run without --resume, or name the --out of the run")
+        before = _flat(ExperimentConfig.model_validate(json.loads(begun.read_text())))
+        changed = [key for key, value in _flat(config).items() if before[key] != value and key not in FREE]
+        if changed:
+            raise ConfigError(
+                f"{out} was begun with another {', '.join(changed)}: resume with the same configuration, "
+                "or name another --out"
+            )
+        return False
+    if begun.exists():
+        raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or name another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is no empty folder and holds no run: name another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_config(out, config)
+    return True
+
+
+def write_config(out: Path, config: ExperimentConfig) -> None:
+    """Say what the folder's run was begun with, or goes on with."""
+    write_atomically(out / "config.json", (json.dumps(config.resolved(), indent=1) + "\n").encode())
+
+
+def release(out: Path) -> None:
+    """Take back what claim and a failed preparation made in a folder that was empty."""
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    for name in ("config.json", "checkpoint.lock"):
+        (out / name).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Only one process runs in a folder.
+
+    Raises:
+        ConfigError: another one does.
+    """
+    held = locked(out / "checkpoint.lock", wait=False)
+    try:
+        held.__enter__()
+    except BlockingIOError:
+        raise ConfigError(f"{out} is being written by another run: wait for it, or name another --out") from None
+    try:
+        yield
+    finally:
+        held.__exit__(None, None, None)
+
+
+def _flat(config: ExperimentConfig) -> dict[str, object]:
+    """`section.key` to value."""
+    return {f"{section}.{key}": value for section, values in config.resolved().items() for key, value in values.items()}
