@@ -95,6 +95,9 @@ class Node:
         except Diverged as error:
             log.error("round %d failed: %s", plan.round, error)
             code = "diverged"
+        except OSError as error:
+            log.error("round %d failed: the site's disk refused (%s)", plan.round, error)
+            code = "storage_error"
         except Exception:  # what escapes would be sent to the coordinator with its text
             log.exception("round %d failed", plan.round)
             code = "internal_error"

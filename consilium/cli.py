@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +41,6 @@ _CODES = {
 
 app = typer.Typer(
     name="consilium",
-    help="Federated distillation: sites exchange soft labels on public rows, never data or weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -71,6 +72,18 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last finished round in --out.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 4 if any site's answer was missing or refused.")]
 Reporting = Annotated[Format, typer.Option("--format", help="json: one object on standard output.")]
+
+
+@app.callback()
+def consilium(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Federated distillation: sites exchange soft labels on public rows, never data or weights."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"consilium {installed('consilium')}")
+        raise typer.Exit
 
 
 @app.command()
@@ -130,7 +143,10 @@ def new(
 @deploy_app.command("local")
 def deploy_local(
     config: ConfigFile,
-    nodes: Annotated[int, typer.Option(help="Sites, each a SuperNode of its own.", min=1, max=64)] = 3,
+    nodes: Annotated[
+        int | None,
+        typer.Option(help="Sites, each a SuperNode of its own; the file's own clients by default.", min=1, max=64),
+    ] = None,
     out: Out = None,
     overrides: Overrides = None,
     resume: Resume = False,
@@ -143,9 +159,9 @@ def deploy_local(
 
         if resume and out is None:
             raise ConfigError("--resume needs --out: name the folder of the run to go on with")
-        engine = ['federation.engine="deployment"', f"federation.clients={nodes}"]
-        loaded = load_config(config, [*(overrides or ()), *engine])
-        folder = _folder(out, f"{config.stem}-{nodes}-nodes")
+        chosen = ['federation.engine="deployment"', *([] if nodes is None else [f"federation.clients={nodes}"])]
+        loaded = load_config(config, [*(overrides or ()), *chosen])
+        folder = _folder(out, f"{config.stem}-deployed")
         _run(loaded, folder, resume, strict, reporting, _next_after(loaded))
 
 
@@ -159,15 +175,19 @@ def _run(config: ExperimentConfig, out: Path, resume: bool, strict: bool, report
         with RunView(title, config.federation.rounds, console) as view:
             result = run_experiment(config, out, resume=resume, view=view)
     except KeyboardInterrupt:
-        print_next(console, _resume_command(sys.argv[1:], out))
-        raise
+        console.print("interrupted", style="bold red")
+        begun = (out / "config.json").is_file()
+        print_next(console, _resume_command(sys.argv[1:], out) if begun else shlex.join(_words(sys.argv[1:])))
+        if reporting is Format.json:
+            _print_json("error", INTERRUPTED, {"message": "interrupted", "out": str(out)})
+        raise typer.Exit(INTERRUPTED) from None
     code = _code_of(result["verdict"], strict)
     if reporting is Format.json:
         _print_json("ok" if code == 0 else "error", code, {**result, "out": str(out)})
     else:
         print_comparison(console, result)
         _say_where(console, result, out)
-        print_next(console, next_command)
+        print_next(console, _resume_command(sys.argv[1:], out) if code == FAILED else next_command)
     if code:
         raise typer.Exit(code)
 
@@ -222,7 +242,9 @@ def _print_json(status: str, code: int, data: Any) -> None:
 
 @contextmanager
 def _exit_codes(reporting: Format) -> Iterator[None]:
-    """Translate what commands raise into one sentence and an exit code."""
+    """Translate what commands raise into one sentence and an exit code; SIGTERM ends a command as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except typer.Exit:

@@ -122,7 +122,7 @@ def load_progress(path: Path, config: FederationConfig) -> Progress:
             raise CheckpointError(f"{path} has schema {told['schema']}; this version reads {_SCHEMA}")
         if told["fingerprint"] != fingerprint(config):
             raise CheckpointError(
-                f"{path} belongs to another configuration: resume with the one it was begun with "
+                f"{path} belongs to another configuration or to other data: resume with those it was begun with "
                 "(only how many rounds, and how they are run, may change), or name another --out"
             )
         return Progress(

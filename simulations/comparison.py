@@ -62,7 +62,7 @@ def comparison_rows(run: Mapping[str, Any]) -> list[Row]:
             "all votes together, on the last round's proxy rows; no model to keep",
         ),
         Row("student (last round)", percent(student.get("accuracy")), "the model to keep"),
-        _best_row(student),
+        _best_row(run),
         Row(
             "pooled data (upper bound)",
             percent((pooled or {}).get("accuracy")),
@@ -147,13 +147,14 @@ def _mean_and_worst(scores: Mapping[str, Any]) -> str:
     return "–" if percent(mean) == "–" else f"{percent(mean)}, worst {percent(worst)}"
 
 
-def _best_row(student: Mapping[str, Any]) -> Row:
-    best = student.get("best") or {}
+def _best_row(run: Mapping[str, Any]) -> Row:
+    best = (run.get("student") or {}).get("best") or {}
     where = f"round {best['round']}; " if best.get("round") is not None else ""
+    metric = ((run.get("config") or {}).get("student") or {}).get("best_metric", "accuracy")
     return Row(
         "student (best round)",
         percent(best.get("accuracy")),
-        f"{where}chosen on the test rows, so it is optimistic",
+        f"{where}chosen by {metric.replace('_', ' ')} on the test rows, so it is optimistic",
     )
 
 

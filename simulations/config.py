@@ -43,7 +43,7 @@ class FederationSection(_Section):
     clients: Annotated[int, Field(ge=1, le=10_000)] = 10
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    # Proxy rows that each round asks every client to vote on.
+    # Proxy rows that each round asks every client to vote on; all of them where there are fewer.
     rows_per_round: Annotated[int, Field(ge=1)] = 1000
     # Share of the asked clients whose answer must be usable; below it the round, and so the run, fails.
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
@@ -76,7 +76,8 @@ class DataSection(_Section):
     # Rows, or shares of all rows. private = 0 means: all that proxy and test leave.
     private: AmountOrAll = 0
     proxy: Amount = 0.25
-    # Where the data comes with a test part of its own, these rows are taken from it; 0 = all of that part.
+    # Where the data comes with a test part of its own, these rows are taken from it; 0 = all of that part, or a quarter
+    # of all rows where there is none.
     test: AmountOrAll = 0
     # Tables: the column to predict, columns to leave out, the column that names a row's site.
     target: str = ""
@@ -142,7 +143,7 @@ class ClientSection(_TrainingSection):
     @field_validator("models", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class StudentSection(_TrainingSection):

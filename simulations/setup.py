@@ -77,6 +77,13 @@ def claim(out: Path, config: ExperimentConfig, resume: bool) -> bool:
     Raises:
         ConfigError: the folder holds another run, or something else, or with `resume` no run.
     """
+    try:
+        return _claimed(out, config, resume)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error.strerror}): name another --out") from None
+
+
+def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
     begun = out / "config.json"
     if resume:
         if not begun.is_file():

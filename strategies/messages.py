@@ -22,6 +22,7 @@ REFUSALS = (
     "unknown_rows",
     "bad_teacher",
     "diverged",
+    "storage_error",
     "internal_error",
 )
 

@@ -200,8 +200,8 @@ def test_a_disk_that_is_full_loses_nothing(site_file, make_plan, monkeypatch):
     node.answer(encode_plan(first))
     stored = (site_file.parent / "state" / "state.safetensors").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(StateStore, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
-        assert code_of(node, second) == "internal_error"
+        patched.setattr(StateStore, "save", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
+        assert code_of(node, second) == "storage_error"
     assert (site_file.parent / "state" / "state.safetensors").read_bytes() == stored
     expected = Node.open(site_file).answer(encode_plan(second))
     assert decode_answer(expected).round == 2

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(federation, tmp_path, 
     files, config, proxy, test = federation
     run(federation, tmp_path / "out", rounds=1)
     other = config.model_copy(update=changed)
-    with pytest.raises(CheckpointError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another configuration or to other data"):
         coordinate(other, DirectCohort(files), proxy, test, tmp_path / "out")
 
 

@@ -56,7 +56,7 @@ def test_no_ratio_is_made_of_nothing(changes: dict[str, int]) -> None:
 
 
 def test_a_best_round_is_called_optimistic() -> None:
-    assert _row(_run(), "student (best")[1] == "round 4; chosen on the test rows, so it is optimistic"
+    assert _row(_run(), "student (best")[1] == "round 4; chosen by accuracy on the test rows, so it is optimistic"
 
 
 def test_what_was_not_run_names_the_key_that_runs_it() -> None:

@@ -84,6 +84,8 @@ def test_an_interrupted_deployment_leaves_no_process_and_can_be_resumed(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A background job inherits an ignored SIGINT; the user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     try:
