@@ -1,4 +1,4 @@
-"""Every benchmark, one after another; each writes its section of the README. About half an hour on two cores."""
+"""Every benchmark, one after another; each writes its section of the README: a quarter of an hour on two cores."""
 
 from __future__ import annotations
 
