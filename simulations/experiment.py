@@ -25,8 +25,8 @@ from server.coordinator import coordinate
 from server.rounds import Exchange, QuorumError
 from simulations.config import ConfigError, ExperimentConfig
 from simulations.in_process import WorkerPool
+from simulations.prepared import RunFailed, Setup, View, alone, claim, release, run_id, write_config
 from simulations.report import write_report
-from simulations.setup import RunFailed, Setup, View, alone, claim, release, run_id, write_config
 from simulations.study import Study, prepare_study
 from simulations.summary import summary
 from strategies.aggregators import build_aggregator

@@ -23,7 +23,7 @@ STUDENT, TEACHER, CLIENTS, WORST, ALONE, POOLED = (
 )  # fmt: skip
 CURVES = (
     ("student_accuracy", "student", STUDENT, "-"),
-    ("teacher_accuracy", "ensemble teacher", TEACHER, "-"),
+    ("teacher_accuracy", "ensemble teacher (proxy rows)", TEACHER, "-"),
     ("client_accuracy_mean", "clients, mean", CLIENTS, "-"),
     ("client_accuracy_min", "clients, worst", WORST, "--"),
 )

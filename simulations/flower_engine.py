@@ -13,7 +13,7 @@ from server.checks import Failure
 from server.config import write_job
 from server.launch import PENDING_S, LocalSuperLink, PlatformError, stage_app
 from simulations.in_process import WorkerPool
-from simulations.setup import RunFailed, Setup, View
+from simulations.prepared import RunFailed, Setup, View
 
 # Asking Flower for a run's status costs a second of processor time; the files that we watch cost nothing.
 STATUS_S, LOOK_S = 8.0, 0.3

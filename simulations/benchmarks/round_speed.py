@@ -25,7 +25,7 @@ from simulations.benchmarks.readme import machine, table, write_section
 from simulations.config import load_config
 from simulations.experiment import prepare
 from simulations.in_process import WorkerPool, available_cores
-from simulations.setup import Setup
+from simulations.prepared import Setup
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist-ds-fl.toml"
 TARGET = 1.25

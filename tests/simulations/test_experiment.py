@@ -185,7 +185,7 @@ def test_a_resumed_run_withdraws_what_the_old_one_said_until_it_is_done(tmp_path
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    from simulations.setup import alone
+    from simulations.prepared import alone
 
     out = tmp_path / "out"
     run_experiment(config(federation={"rounds": 1}, baselines={"local_only": False, "pooled": False}), out)
@@ -193,7 +193,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from simulations.setup import alone\n"
+            "import sys; from pathlib import Path; from simulations.prepared import alone\n"
             "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
             str(out),
         ],
