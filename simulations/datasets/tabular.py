@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_NUMERIC_CLASSES = 50
 # A column of names becomes one feature a name; more than this is an identifier or free text.
 MAX_CATEGORIES = 1000
+# From so many rows on, a column of names that never repeats is an identifier.
+FEWEST_UNIQUE = 20
 
 
 def load_csv(settings: DataSection) -> Source:
@@ -160,6 +162,17 @@ def _categories(series: pd.Series[Any], file: str) -> pd.Series[Any]:
         raise DataError(
             f"{file}: column {series.name!r} has {names.nunique()} different names, over {MAX_CATEGORIES}: "
             "identifiers and free text are no features; list it in data.drop"
+        )
+    known = names.dropna()
+    if len(known) >= FEWEST_UNIQUE and known.nunique() == len(known):
+        raise DataError(
+            f"{file}: column {series.name!r} has another name in each of its {len(known)} rows: an identifier is no "
+            "feature; list it in data.drop"
+        )
+    if len(known) and known.str.fullmatch(r"[-+]?\d+,\d+").mean() > 0.5:
+        raise DataError(
+            f"{file}: column {series.name!r} has numbers with a decimal comma: write them with a point, or list the "
+            "column in data.drop"
         )
     return names
 

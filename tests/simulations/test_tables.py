@@ -156,3 +156,19 @@ def test_numbers_beyond_float32_count_as_missing() -> None:
     inputs = fit_table(pd.DataFrame({"a": [1.0, 3.0, 1e300, np.inf]}), set())
     assert (inputs.columns[0].mean, inputs.columns[0].std) == (2.0, 1.0)
     assert inputs.encode(pd.DataFrame({"a": [4.0, -1e300]})).tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([f"p-{row}" for row in range(60)], "another name in each of its 60 rows.*data.drop"),
+        ([f"{row % 7},5" for row in range(60)], "decimal comma"),
+    ],
+)
+def test_identifiers_and_decimal_commas_are_no_names(tmp_path, values, says):
+    lines = [f'"{value}",{row % 3},{"ab"[row % 2]}' for row, value in enumerate(values)]
+    (tmp_path / "own.csv").write_text("odd,x,y\n" + "\n".join(lines) + "\n")
+    settings = DataSection(name="csv", path=str(tmp_path / "own.csv"), target="y")
+    with pytest.raises(DataError, match=says):
+        load_source(settings)
+    assert load_source(settings.model_copy(update={"drop": ("odd",)})).table.columns.tolist() == ["x"]
