@@ -19,11 +19,13 @@ class SiteConfigError(ValueError):
     """A site file that cannot be used; one sentence a problem."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a file that people write: unknown keys are refused, and so are values of another type."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """How this site's model trains; the names are those of distillation.learner.Training."""
 
     optimizer: str = "sgd"
@@ -40,7 +42,7 @@ class TrainingSection(_Section):
     warmup_epochs: Count = 0
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     """What may leave; without this section nothing does."""
 
     proxy_sha256: list[str]
@@ -48,7 +50,7 @@ class PolicySection(_Section):
     max_answers: Annotated[int, Field(ge=1)]
 
 
-class SiteConfig(_Section):
+class SiteConfig(Section):
     """One site. Paths are relative to the file's own folder.
 
     Attributes:

@@ -154,20 +154,23 @@ class Node:
         """What precedes the first vote: FedMD's transfer phases; nothing by default."""
         training = self._config.training
         if training.public_epochs:
-            self._learner.fit_public(training.public_epochs, self._rng("public", 0))
+            self._learner.fit_public(training.public_epochs, self.rng("public", 0))
         if training.warmup_epochs:
-            self._learner.fit(training.warmup_epochs, self._rng("warm-up", 0))
+            self._learner.fit(training.warmup_epochs, self.rng("warm-up", 0))
 
     def _train(self, plan: RoundPlan) -> None:
         """Digest the last teacher, then revisit the private rows, so that the vote shows the model after them."""
         training = self._config.training
         if plan.teacher is not None and training.distil_epochs:
-            self._learner.distil(plan.teacher, training.distil_epochs, self._rng("distil", plan.round))
+            self._learner.distil(plan.teacher, training.distil_epochs, self.rng("distil", plan.round))
         if training.local_epochs:
-            self._learner.fit(training.local_epochs, self._rng("fit", plan.round))
+            self._learner.fit(training.local_epochs, self.rng("fit", plan.round))
 
-    def _rng(self, phase: str, round_: int) -> torch.Generator:
-        # Derived, not carried: the stream of a round is the same after a restart, and needs no state.
+    def rng(self, phase: str, round_: int) -> torch.Generator:
+        """The site's random stream of one phase of one round.
+
+        Derived, not carried: it is the same after a restart, and needs no state.
+        """
         return generator(stream_seed(self._config.seed, phase, self.name, round_))
 
     def fresh(self) -> TorchLearner:

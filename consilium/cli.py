@@ -114,15 +114,8 @@ def run(
     reporting: Reporting = Format.text,
 ) -> None:
     """Run an experiment and write its folder: tables, plots, a report, the student."""
-    with _exit_codes(reporting):
-        from simulations.config import ConfigError, load_config
-
-        if resume and out is None:
-            raise ConfigError("--resume needs --out: name the folder of the run to go on with")
-        chosen = [] if engine is None else [f"federation.engine={json.dumps(engine)}"]
-        loaded = load_config(config, [*(overrides or ()), *chosen])
-        folder = _folder(out, config.stem)
-        _run(loaded, folder, resume, strict, reporting, _next_after(loaded))
+    chosen = [] if engine is None else [f"federation.engine={json.dumps(engine)}"]
+    _run_file(config, [*(overrides or ()), *chosen], config.stem, out, resume, strict, reporting)
 
 
 @app.command()
@@ -154,15 +147,21 @@ def deploy_local(
     reporting: Reporting = Format.text,
 ) -> None:
     """Start a SuperLink and SuperNodes on 127.0.0.1, run the experiment over them, stop what was started."""
+    chosen = ['federation.engine="deployment"', *([] if nodes is None else [f"federation.clients={nodes}"])]
+    _run_file(config, [*(overrides or ()), *chosen], f"{config.stem}-deployed", out, resume, strict, reporting)
+
+
+def _run_file(
+    path: Path, overrides: list[str], stem: str, out: Path | None, resume: bool, strict: bool, reporting: Format
+) -> None:
+    """What `run` and `deploy local` share: a file with overrides, run into `out` or the next free runs/stem-N."""
     with _exit_codes(reporting):
         from simulations.config import ConfigError, load_config
 
         if resume and out is None:
             raise ConfigError("--resume needs --out: name the folder of the run to go on with")
-        chosen = ['federation.engine="deployment"', *([] if nodes is None else [f"federation.clients={nodes}"])]
-        loaded = load_config(config, [*(overrides or ()), *chosen])
-        folder = _folder(out, f"{config.stem}-deployed")
-        _run(loaded, folder, resume, strict, reporting, _next_after(loaded))
+        config = load_config(path, overrides)
+        _run(config, _folder(out, stem), resume, strict, reporting, _next_after(config))
 
 
 def _run(config: ExperimentConfig, out: Path, resume: bool, strict: bool, reporting: Format, next_command: str) -> None:

@@ -26,12 +26,12 @@ def local_only(node: Node, rounds: int, test: Samples) -> float:
 
     The same first weights, the same private batches in the same order; no teacher and no public labels.
     """
-    learner, training, seed = node.fresh(), node.config.training, node.config.seed
+    learner, training = node.fresh(), node.config.training
     if training.warmup_epochs:
-        learner.fit(training.warmup_epochs, generator(stream_seed(seed, "warm-up", node.name, 0)))
+        learner.fit(training.warmup_epochs, node.rng("warm-up", 0))
     for round_ in range(1, rounds + 1):
         if training.local_epochs:
-            learner.fit(training.local_epochs, generator(stream_seed(seed, "fit", node.name, round_)))
+            learner.fit(training.local_epochs, node.rng("fit", round_))
     return accuracy(learner, test)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from client.config import Count, Positive, Section
 from strategies.presets import PRESETS
 
 ENGINES = ("in-process", "flower-simulation", "deployment")
@@ -24,19 +25,13 @@ def _amount(value: Any) -> Any:
 # A number of rows (2000) or a share of all rows (0.5).
 Amount = Annotated[int | float, BeforeValidator(_amount)]
 AmountOrAll = Annotated[int | float, BeforeValidator(lambda value: 0 if value == 0 else _amount(value))]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; one sentence a problem."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FederationSection(_Section):
+class FederationSection(Section):
     """How the federation runs."""
 
     engine: Literal["in-process", "flower-simulation", "deployment"] = "in-process"
@@ -59,7 +54,7 @@ class FederationSection(_Section):
     evaluate_every: Count = 1
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Which data, and how it is dealt out."""
 
     name: Literal["digits", "breast-cancer", "mnist", "cifar10", "heart-disease", "csv", "parquet", "imagefolder"] = (
@@ -103,7 +98,7 @@ class AggregatorSetting(BaseModel):
         return dict(self.model_extra or {})
 
 
-class StrategySection(_Section):
+class StrategySection(Section):
     """What is exchanged and how votes become a teacher."""
 
     preset: str = "ds-fl"
@@ -116,7 +111,7 @@ class StrategySection(_Section):
         return {"name": value} if isinstance(value, str) else value
 
 
-class _TrainingSection(_Section):
+class _TrainingSection(Section):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = 0.1
     # Step size against the teacher; 0 = lr.
@@ -154,7 +149,7 @@ class StudentSection(_TrainingSection):
     best_metric: Literal["accuracy", "macro_f1"] = "accuracy"
 
 
-class BaselinesSection(_Section):
+class BaselinesSection(Section):
     """What to compare with; each costs about as much as the run itself."""
 
     # Every client alone: its rounds' private training without any teacher.
@@ -165,7 +160,7 @@ class BaselinesSection(_Section):
     pooled_epochs: Count = 0
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """One experiment, complete: every default filled in, by the preset first."""
 
     federation: FederationSection = FederationSection()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,15 +126,12 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    held = locked(out / "checkpoint.lock", wait=False)
-    try:
-        held.__enter__()
-    except BlockingIOError:
-        raise ConfigError(f"{out} is being written by another run: wait for it, or name another --out") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(out / "checkpoint.lock", wait=False))
+        except BlockingIOError:
+            raise ConfigError(f"{out} is being written by another run: wait for it, or name another --out") from None
         yield
-    finally:
-        held.__exit__(None, None, None)
 
 
 def _flat(config: ExperimentConfig) -> dict[str, object]:

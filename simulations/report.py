@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillation.export import write_atomically
 from simulations.comparison import comparison_rows, findings, human_bytes, percent
 from simulations.figures import (
     CURVES,
@@ -50,9 +50,7 @@ def write_report(folder: Path) -> Path:
     )
     page = environment.from_string(template).render(**_page(run, metrics))
     path = folder / "report.html"
-    whole = folder / "report.html.tmp"
-    whole.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    os.replace(whole, path)
+    write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 
