@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +40,24 @@ class TrainingSection(Section):
     local_epochs: Count = 5
     public_epochs: Count = 0
     warmup_epochs: Count = 0
+    # Every round from the first weights again, first epochs included: for a client that keeps no state (CFD).
+    restart: bool = False
+    # How much the others' class tables count beside the labels (Jeong's gamma).
+    table_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
+
+
+class SelectorSection(BaseModel):
+    """On which proxy rows this site votes; the selector's own settings stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+    # What it looks at: the inputs themselves, or the site's model's last hidden layer.
+    on: Literal["inputs", "model"] = "inputs"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The selector's own."""
+        return dict(self.model_extra or {})
 
 
 class PolicySection(Section):
@@ -48,6 +66,8 @@ class PolicySection(Section):
     proxy_sha256: list[str]
     max_rows_per_round: Annotated[int, Field(ge=1)]
     max_answers: Annotated[int, Field(ge=1)]
+    # What else may leave: "scores", "counts", "class-tables".
+    release: list[Literal["scores", "counts", "class-tables"]] = []
 
 
 class SiteConfig(Section):
@@ -73,13 +93,15 @@ class SiteConfig(Section):
     device: str = "auto"
     model: str
     training: TrainingSection = TrainingSection()
+    selector: SelectorSection | None = None
     policy: PolicySection | None = None
 
     def limits(self) -> Policy | None:
         """The policy as the checks take it; None where the owner has written none."""
         if self.policy is None:
             return None
-        return Policy(tuple(self.policy.proxy_sha256), self.policy.max_rows_per_round, self.policy.max_answers)
+        told = self.policy
+        return Policy(tuple(told.proxy_sha256), told.max_rows_per_round, told.max_answers, tuple(told.release))
 
 
 def load_site(path: Path) -> SiteConfig:

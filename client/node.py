@@ -8,22 +8,36 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from client.config import SiteConfig, load_site
+from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
+from client.memory import Competence, Memory
 from client.state import SiteState, StateStore
+from client.teaching import empty_table, teacher_of
 from distillation.data import Proxy, Samples, load_proxy
 from distillation.learner import Diverged, TorchLearner, Training
 from distillation.models import build_model
 from distillation.runtime import device_named, generator, single_thread
 from privacy.policy import PolicyError, check
+from strategies.codecs import link_named
+from strategies.envelope import WireError
 from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.seeds import stream_seed
-from strategies.wire import WireError, decode_plan, encode_refusal, encode_report
+from strategies.soft_labels import Float64, Int64, SoftLabels
+from strategies.tables import UInt8
+from strategies.wire import decode_plan, encode_refusal, encode_report, vote_symbols
 
 log = logging.getLogger("consilium.node")
 _NO_RUN = "0" * 32
+# What is wrong with a plan that cannot be read, as a refusal's code; anything else is unreadable.
+_UNREADABLE = {
+    "non_finite": "bad_teacher",
+    "not_simplex": "bad_teacher",
+    "rows": "unknown_rows",
+    "class_list": "wrong_classes",
+}
 
 
 class Node:
@@ -82,10 +96,10 @@ class Node:
             failure leaves the model as it was. Nothing but a code from a fixed list leaves in a refusal.
         """
         try:
-            plan = decode_plan(blob)
+            plan = decode_plan(blob, len(self._proxy.samples), len(self._proxy.classes))
         except WireError as error:
             log.warning("plan refused: %s", error)
-            code = "bad_teacher" if error.reason in ("non_finite", "not_simplex") else "unreadable_plan"
+            code = _UNREADABLE.get(error.reason, "unreadable_plan")
             return encode_refusal(Refusal(self.name, 0, code), _NO_RUN)
         try:
             return self._answer(plan, hashlib.sha256(blob).hexdigest())
@@ -117,13 +131,22 @@ class Node:
             if last.round == plan.round:
                 return last.answer
         try:
-            if last is None or last.run != plan.run:
-                self._learner = self.fresh()
-                self._warm_up()
-            self._train(plan)
-            votes = self._learner.predict(plan.ask_rows)
-            answer = encode_report(ClientReport(self.name, plan.round, votes), plan)
-            state = SiteState(plan.run, plan.round, plan_sha256, answered + 1, answer, self._learner.state())
+            memory = Memory.of_tensors(last.memory) if last is not None and last.run == plan.run else None
+            if memory is None:
+                self._begin()
+            report, memory = self._vote(plan, memory or Memory(), first=memory is None)
+            symbols = vote_symbols(report.soft_labels, plan.uplink)
+            answer = encode_report(report, plan, memory.sent, symbols)
+            memory = self._sent(plan, report.soft_labels.rows, symbols, memory)
+            state = SiteState(
+                plan.run,
+                plan.round,
+                plan_sha256,
+                answered + 1,
+                answer,
+                self._learner.state(),
+                memory.tensors(),
+            )
             self._store.save(state, after=answered)
         except BaseException:
             self._unsure = True  # half-trained; if even the disk fails now, the next answer begins by reading it
@@ -134,6 +157,19 @@ class Node:
         self._last = replace(state, learner={})
         return answer
 
+    def preview(self) -> tuple[Competence, TorchLearner]:
+        """A fresh model after one local training, and where its selector would vote: nothing is stored or sent.
+
+        Without a [selector] the k-means ratio on the inputs stands in: it says how much the proxy rows are like the
+        site's own.
+        """
+        learner, training = self.fresh(), self._config.training
+        if training.public_epochs and self._proxy.samples.labels is not None:
+            learner.fit_public(training.public_epochs, self.rng("public", 0))
+        learner.fit(max(1, training.warmup_epochs + training.local_epochs), self.rng("fit", 1))
+        section = self._config.selector or SelectorSection(name="kmeans-ratio")
+        return self._competence(section, learner), learner
+
     def _recall(self) -> None:
         """Back to the last answer's model."""
         self._learner, self._last = self._remembered()
@@ -141,30 +177,91 @@ class Node:
 
     def _check(self, plan: RoundPlan, answered: int) -> None:
         """Compare the plan with the site's own limits and public set, before any model or row is touched."""
-        check(self._config.limits(), plan.proxy_sha256, len(plan.ask_rows), answered)
+        releases = [*plan.wants, *(["class-tables"] if plan.subject == "classes" else [])]
+        check(self._config.limits(), plan.proxy_sha256, len(plan.ask_rows), answered, releases)
         if plan.proxy_sha256 != self._proxy.sha256:
             raise PolicyError("proxy_not_allowed", "the plan names another proxy set than the one installed here")
         if plan.classes_sha256 != self._proxy.classes_sha256 or plan.classes != len(self._proxy.classes):
             raise PolicyError("wrong_classes", "the plan's class list is not the one of the installed proxy set")
-        named = [plan.ask_rows] if plan.teacher is None else [plan.ask_rows, plan.teacher.rows]
-        if any(len(rows) == 0 or rows[-1] >= len(self._proxy.samples) for rows in named):
-            raise PolicyError("unknown_rows", f"no rows, or rows beyond the proxy's {len(self._proxy.samples)}")
+        if "scores" in plan.wants and (self._config.selector is None or plan.subject == "classes"):
+            raise PolicyError("unsupported", "scores are of proxy rows, and only a site with a [selector] has them")
+        if len(plan.teachers) > 1 and plan.subject == "classes":
+            raise PolicyError("unsupported", "among several class tables there is no nearest one")
 
-    def _warm_up(self) -> None:
-        """What precedes the first vote: FedMD's transfer phases; nothing by default."""
+    def _begin(self) -> None:
+        """First weights, and what precedes the first vote: FedMD's transfer phases; nothing by default."""
         training = self._config.training
+        self._learner = self.fresh()
         if training.public_epochs:
             self._learner.fit_public(training.public_epochs, self.rng("public", 0))
         if training.warmup_epochs:
             self._learner.fit(training.warmup_epochs, self.rng("warm-up", 0))
 
-    def _train(self, plan: RoundPlan) -> None:
+    def _vote(self, plan: RoundPlan, memory: Memory, *, first: bool) -> tuple[ClientReport, Memory]:
+        """Train, then vote where this site is competent."""
+        # A site that is to choose among teachers goes by its last model, also if it begins anew after that.
+        teacher, told = teacher_of(plan, memory.told, len(self._proxy.samples), self._learner.predict)
+        if self._config.training.restart and not first:
+            self._begin()
+        self._train(plan, teacher)
+        memory = replace(memory, told=told)
+        counts = self._counts() if "counts" in plan.wants else None
+        if plan.subject == "classes":
+            return ClientReport(self.name, plan.round, self._tables(plan), counts=counts), memory
+        competence, section = memory.competence, self._config.selector
+        if competence is None and section is not None:  # once a run, after the first fit
+            competence = self._competence(section, self._learner)
+            memory = replace(memory, competence=competence)
+        rows = plan.ask_rows if competence is None else plan.ask_rows[competence.kept[plan.ask_rows]]
+        scores = competence.scores[rows] if competence is not None and "scores" in plan.wants else None
+        votes = self._learner.predict(rows)
+        return ClientReport(self.name, plan.round, votes, scores=scores, counts=counts), memory
+
+    def _tables(self, plan: RoundPlan) -> SoftLabels:
+        """Mean outputs on the private rows of each asked class that there are rows of."""
+        tables = self._learner.class_tables()
+        asked = np.isin(tables.rows, plan.ask_rows)
+        return SoftLabels(tables.rows[asked], tables.log_probs[asked])
+
+    def _sent(self, plan: RoundPlan, rows: Int64, symbols: UInt8, memory: Memory) -> Memory:
+        """What the coordinator will hold of this site's votes once the answer has arrived."""
+        if not link_named(plan.uplink).delta:
+            return memory
+        before = memory.sent
+        if before is None or before.round != plan.have:  # a key frame: both ends forget what was sent before
+            before = empty_table(plan, len(self._proxy.samples), plan.uplink)
+        return replace(memory, sent=before.changed(plan.round, rows, symbols))
+
+    def _train(self, plan: RoundPlan, teacher: SoftLabels | None) -> None:
         """Digest the last teacher, then revisit the private rows, so that the vote shows the model after them."""
         training = self._config.training
-        if plan.teacher is not None and training.distil_epochs:
-            self._learner.distil(plan.teacher, training.distil_epochs, self.rng("distil", plan.round))
+        if plan.subject == "classes":
+            self._learner.fit(
+                training.local_epochs, self.rng("fit", plan.round), tables=teacher, table_weight=training.table_weight
+            )
+            return
+        if teacher is not None and len(teacher.rows) and training.distil_epochs:
+            self._learner.distil(teacher, training.distil_epochs, self.rng("distil", plan.round))
         if training.local_epochs:
             self._learner.fit(training.local_epochs, self.rng("fit", plan.round))
+
+    def _competence(self, section: SelectorSection, learner: TorchLearner) -> Competence:
+        """What a selector says of every proxy row."""
+        from distillation.selectors import build_selector, selector_features  # scikit-learn is slow to import
+
+        selector = build_selector(section.name, section.settings)
+        private, public = selector_features(section.on, learner, self._private, self._proxy)
+        rng = np.random.default_rng(stream_seed(self._config.seed, "selector", self.name))
+        selection = selector.select(private, self._labels(), public, rng)
+        return Competence(np.ascontiguousarray(selection.kept), np.ascontiguousarray(selection.scores))
+
+    def _labels(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        labels = self._private.labels
+        return np.asarray(labels.numpy() if labels is not None else np.empty(0), np.int64)
+
+    def _counts(self) -> Float64:
+        """[classes] private rows of each class."""
+        return np.bincount(self._labels(), minlength=len(self._proxy.classes)).astype(np.float64)
 
     def rng(self, phase: str, round_: int) -> torch.Generator:
         """The site's random stream of one phase of one round.
@@ -183,7 +280,7 @@ class Node:
             stream_seed(config.seed, "model", config.site),
         )
         settings = config.training.model_dump(
-            exclude={"distil_epochs", "local_epochs", "public_epochs", "warmup_epochs"}
+            exclude={"distil_epochs", "local_epochs", "public_epochs", "warmup_epochs", "restart", "table_weight"}
         )
         return TorchLearner(
             model,

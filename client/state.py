@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from safetensors.torch import save
 
 from distillation.export import locked, write_atomically
 
-_SCHEMA = "1"
+_SCHEMA = "2"
+_MEMORY = "memory."
 
 
 class StateError(RuntimeError):
@@ -28,6 +29,7 @@ class SiteState:
         answered: answers so far, over all runs; the policy's limit is compared with it.
         answer: the bytes that were sent; the same plan again gets the same ones.
         learner: what TorchLearner.state() returned.
+        memory: what else the site remembers of this run, as named tensors: see client.memory.
     """
 
     run: str
@@ -36,6 +38,7 @@ class SiteState:
     answered: int
     answer: bytes
     learner: Mapping[str, torch.Tensor]
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class StateStore:
@@ -68,7 +71,13 @@ class StateStore:
                 raise StateError(f"{self._path} has schema {told.get('schema')!r}; this version reads {_SCHEMA!r}")
             answer = tensors.pop("answer").numpy().tobytes()
             return SiteState(
-                told["run"], int(told["round"]), told["plan_sha256"], int(told["answered"]), answer, tensors
+                told["run"],
+                int(told["round"]),
+                told["plan_sha256"],
+                int(told["answered"]),
+                answer,
+                {key: value for key, value in tensors.items() if not key.startswith(_MEMORY)},
+                {key.removeprefix(_MEMORY): value for key, value in tensors.items() if key.startswith(_MEMORY)},
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise StateError(
@@ -93,7 +102,8 @@ class StateStore:
             "plan_sha256": state.plan_sha256,
             "answered": str(state.answered),
         }
-        data = save({**state.learner, "answer": answer}, told)
+        memory = {f"{_MEMORY}{key}": value for key, value in state.memory.items()}
+        data = save({**state.learner, **memory, "answer": answer}, told)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._path.with_name("lock")):
             found = self.load()

@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from simulations.comparison import comparison_rows, human_bytes, percent
+from simulations.comparison import attack_warning, comparison_rows, human_bytes, percent
 
 SHOWN_ROUNDS = 12
 
@@ -100,7 +100,7 @@ class RunView:
 
     def _table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))  # fits 80 columns
-        for heading in ("round", "student", "teacher", "clients", "worst", "replies", "bytes", "time"):
+        for heading in ("round", "student", "teacher", "clients", "worst", "replies", "up", "down", "time"):
             table.add_column(heading, justify="right", no_wrap=True)
         for metrics in self._rows:
             replies = Text(_number(metrics.get("replies")))
@@ -113,7 +113,8 @@ class RunView:
                 percent(metrics.get("client_accuracy_mean")),
                 percent(metrics.get("client_accuracy_min")),
                 replies,
-                human_bytes((metrics.get("upload_bytes") or 0) + (metrics.get("download_bytes") or 0)),
+                _bytes(metrics, "upload_bytes"),
+                _bytes(metrics, "download_bytes"),
                 _seconds(metrics.get("seconds")),
             )
         return table
@@ -141,6 +142,8 @@ class RunView:
 def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
     """Print the comparison of a finished run; the same rows as the report's."""
     rows = comparison_rows(run)
+    if (warning := attack_warning(run)) is not None:
+        console.print(warning, style="bold red", markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
         for row in rows:
@@ -170,8 +173,8 @@ def _number(value: float | int | None) -> str:
 
 
 def _replies(metrics: Metrics) -> str:
-    rejected = metrics.get("rejected")
-    return f"replies {_number(metrics.get('replies'))}" + (f" ({int(rejected)} rejected)" if rejected else "")
+    notes = [f"{int(count)} {key}" for key in ("late", "rejected") if (count := metrics.get(key))]
+    return f"replies {_number(metrics.get('replies'))}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _bytes(metrics: Metrics, key: str) -> str:

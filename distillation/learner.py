@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from distillation.data import Samples
 from distillation.inputs import Inputs
 from distillation.losses import DISTIL_LOSSES
-from strategies.soft_labels import Float32, Int64, SoftLabels
+from strategies.soft_labels import LOG_FLOOR, Float32, Int64, SoftLabels, log_softmax
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -111,8 +112,15 @@ class TorchLearner:
             rng,
         )
 
-    def fit(self, epochs: int, rng: torch.Generator) -> TrainLog:
+    def fit(
+        self, epochs: int, rng: torch.Generator, *, tables: SoftLabels | None = None, table_weight: float = 1.0
+    ) -> TrainLog:
         """Learn the private rows' labels by cross-entropy.
+
+        Args:
+            tables: row c is what others' models answer on their own samples of class c; a private sample of class c
+                also learns it, by cross-entropy (Jeong et al. 2018). A class without a row has no such term.
+            table_weight: of that term.
 
         Raises:
             Diverged: the loss is no longer finite.
@@ -120,7 +128,36 @@ class TorchLearner:
         """
         if self._private is None or self._private.labels is None:
             raise ValueError("no labelled private rows to fit")
-        return self._classify(self._private.features, self._private.labels, epochs, rng)
+        if tables is None or not len(tables.rows):
+            return self._classify(self._private.features, self._private.labels, epochs, rng)
+        labels = self._private.labels.to(self._device)
+        targets, known = torch.zeros(tables.classes, tables.classes), torch.zeros(tables.classes)
+        targets[torch.from_numpy(tables.rows)] = torch.from_numpy(tables.probabilities()).float()
+        known[torch.from_numpy(tables.rows)] = table_weight
+        targets, known = targets.to(self._device), known.to(self._device)
+
+        def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            own = labels[rows]
+            others = -(targets[own] * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
+            return F.cross_entropy(logits, own) + (known[own] * others).mean()
+
+        return self._train(self._private.features, loss, epochs, self._training.lr, rng)
+
+    def class_tables(self) -> SoftLabels:
+        """Row c: the mean softmax output on the private samples of class c; classes without samples have no row.
+
+        Raises:
+            Diverged: an output is not finite.
+            ValueError: this learner has no private rows.
+        """
+        if self._private is None or self._private.labels is None:
+            raise ValueError("no labelled private rows to average over")
+        logits, labels = self.logits(self._private.features), self._private.labels.numpy()
+        if not np.isfinite(logits).all():
+            raise Diverged("the model's outputs are not finite: lower lr")
+        outputs, present = np.exp(log_softmax(logits)), np.unique(labels)
+        means = np.stack([outputs[labels == label].mean(axis=0) for label in present])
+        return SoftLabels.from_logits(present.astype(np.int64), np.log(np.maximum(means, np.exp(LOG_FLOOR))))
 
     def fit_public(self, epochs: int, rng: torch.Generator) -> TrainLog:
         """Learn the proxy rows' labels: FedMD's transfer phase, where those labels are public.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -21,18 +22,27 @@ class Policy:
         proxy_sha256: the public sets whose rows it votes on.
         max_rows_per_round: votes in one answer.
         max_answers: answers to different plans, over all runs.
+        release: what else may leave, beside votes and abstentions: of RELEASES.
     """
 
     proxy_sha256: tuple[str, ...]
     max_rows_per_round: int
     max_answers: int
+    release: tuple[str, ...] = ()
 
 
-def check(policy: Policy | None, proxy_sha256: str, rows: int, answered: int) -> None:
+# What a coordinator may ask beside votes; each is a statistic of private rows.
+RELEASES = ("scores", "counts", "class-tables")
+
+
+def check(policy: Policy | None, proxy_sha256: str, rows: int, answered: int, releases: Collection[str] = ()) -> None:
     """Return if the policy allows one more answer with `rows` votes after `answered` ones; no policy allows nothing.
 
+    Args:
+        releases: what the plan asks beside votes.
+
     Raises:
-        PolicyError: codes no_policy, proxy_not_allowed, too_many_rows, too_many_answers.
+        PolicyError: codes no_policy, proxy_not_allowed, too_many_rows, too_many_answers, not_released.
     """
     if policy is None:
         raise PolicyError("no_policy", "the site's file has no [policy]: nothing leaves until its owner writes one")
@@ -42,3 +52,6 @@ def check(policy: Policy | None, proxy_sha256: str, rows: int, answered: int) ->
         raise PolicyError("too_many_rows", f"{rows} rows asked; the policy allows {policy.max_rows_per_round}")
     if answered >= policy.max_answers:
         raise PolicyError("too_many_answers", f"{answered} answers given; the policy allows {policy.max_answers}")
+    for name in releases:
+        if name not in policy.release:
+            raise PolicyError("not_released", f"the plan asks for {name}; policy.release does not list it")

@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from server.checks import Failure
 from server.config import FederationConfig, read_job
 from server.coordinator import coordinate
 from server.rounds import QuorumError, Reply
+from strategies.wire import plan_round
 
 log = logging.getLogger("consilium.server")
 
@@ -50,6 +51,25 @@ class Silent:
 
 # A reply that cannot even be put together, or a SuperLink that does not answer just now.
 UNREADABLE = Silent("transport", "the reply could not be read")
+_NOT_TAKEN = Silent("transport", "the SuperLink did not take the message")
+
+
+@dataclass(slots=True)
+class _Request:
+    """A message that is not answered yet.
+
+    `until`: when its answer is worth nothing any more, by the monotonic clock. `unread`: an answer could not be read.
+    """
+
+    node: int
+    until: float
+    site: str = ""
+    round: int = 0
+    unread: bool = False
+
+    def silence(self, timeout_s: float) -> Silent:
+        """Why there is no answer when its time is over."""
+        return UNREADABLE if self.unread else Silent("late", f"no answer in {timeout_s:g} s")
 
 
 @app.main()
@@ -81,7 +101,8 @@ def serve(grid: Grid, job: Path, out: Path, *, resume: bool) -> None:
             raise CheckpointError(f"{out} already holds a run: set resume=true to go on with it, or another out-dir")
         config = read_job(job / "federation.json")
         proxy, test = _public_rows(job, config)
-        cohort = FlowerCohort.gather(grid, config.clients, config.timeout_s)
+        patience = config.exchange.patience if config.exchange.mode == "async" else 0
+        cohort = FlowerCohort.gather(grid, config.clients, config.timeout_s, patience=patience)
         _write_json(notes / "sites.json", [asdict(hello) for hello in cohort.hellos])
         coordinate(config, cohort, proxy, test, out)
     except QuorumError as error:
@@ -102,15 +123,21 @@ class FlowerCohort:
         grid: the nodes.
         hellos: what each node said of itself, by node id; names are unique.
         timeout_s: of one exchange.
+        patience: rounds for which an answer that missed its deadline is still taken.
     """
 
-    def __init__(self, grid: Grid, hellos: Mapping[int, Hello], timeout_s: float, poll_s: float = POLL_S) -> None:
-        self._grid, self._timeout_s, self._poll_s = grid, timeout_s, poll_s
+    def __init__(
+        self, grid: Grid, hellos: Mapping[int, Hello], timeout_s: float, poll_s: float = POLL_S, patience: int = 0
+    ) -> None:
+        self._grid, self._timeout_s, self._poll_s, self._patience = grid, timeout_s, poll_s, patience
         self._hellos = dict(hellos)
         self._waiting: dict[int, Hello] = {}
+        self._open: dict[str, _Request] = {}
 
     @classmethod
-    def gather(cls, grid: Grid, clients: int, timeout_s: float, poll_s: float = POLL_S) -> FlowerCohort:
+    def gather(
+        cls, grid: Grid, clients: int, timeout_s: float, poll_s: float = POLL_S, patience: int = 0
+    ) -> FlowerCohort:
         """Wait until `clients` nodes are online and have said who they are.
 
         Raises:
@@ -131,7 +158,7 @@ class FlowerCohort:
                 f"{len(hellos)} of {len(nodes)} nodes said which site they are and {clients} are needed; the others: "
                 f"{', '.join(silent)}: the log of the silent node says why"
             )
-        return cls(grid, hellos, timeout_s, poll_s)
+        return cls(grid, hellos, timeout_s, poll_s, patience)
 
     @property
     def clients(self) -> Sequence[str]:
@@ -143,19 +170,41 @@ class FlowerCohort:
         """What the sites said of themselves, sorted by name."""
         return sorted(self._hellos.values(), key=lambda hello: hello.site)
 
-    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
-        """One exchange; a node that was restarted under a new id is found again by its site's name."""
-        self._find_restarted()
-        sites = {node: hello.site for node, hello in self._hellos.items() if hello.site in clients}
-        for node, answer in exchange(self._grid, CONSULT, plan, sorted(sites), self._timeout_s, self._poll_s):
-            site = sites[node]
-            if isinstance(answer, Silent):
-                yield Reply(site, Failure(site, answer.reason, answer.detail))
-            else:
-                yield Reply(site, answer)
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        """One exchange.
 
-    def _find_restarted(self) -> None:
-        """Give a lost site's place to the node that bears its name now.
+        A node that was restarted under a new id is found again by its site's name; one of a new name is asked from
+        the next round on. With patience, answers to earlier plans come among the others; where nobody is asked, the
+        first of them ends the exchange.
+        """
+        self._meet_newcomers()
+        nodes = {hello.site: node for node, hello in self._hellos.items()}
+        life_s = self._timeout_s * (1 + self._patience)
+        asked, refused = _push(self._grid, CONSULT, {nodes[site]: plan for site, plan in plans.items()}, life_s)
+        for node in refused:
+            yield _reply(self._hellos[node].site, 0, _NOT_TAKEN)
+        for request in asked.values():
+            request.site = self._hellos[request.node].site
+            request.round = plan_round(plans[request.site])
+        waiting = {**self._open, **asked}
+        heard = 0
+
+        def enough() -> bool:
+            return asked.keys().isdisjoint(waiting) if plans else heard > 0 or not waiting
+
+        for request, answer in _answers(self._grid, waiting, enough, self._timeout_s, self._poll_s):
+            heard += 1
+            yield _reply(request.site, request.round, answer)
+        self._open = {
+            name: request
+            for name, request in waiting.items()
+            if self._patience and not request.unread and time.monotonic() < request.until
+        }
+        for name in asked.keys() & waiting.keys():
+            yield _reply(asked[name].site, 0, asked[name].silence(self._timeout_s))
+
+    def _meet_newcomers(self) -> None:
+        """Give a lost site's place to the node that bears its name now, and a site of a new name a place of its own.
 
         A node that has just died may count as online for a minute; a newcomer with its name waits until then.
         """
@@ -164,51 +213,76 @@ class FlowerCohort:
         if newcomers:
             timeout_s = min(HELLO_S, self._timeout_s)
             for node, hello in _introductions(self._grid, newcomers, timeout_s, self._poll_s):
-                if isinstance(hello, Hello):
-                    self._waiting[node] = hello
-                else:
+                if not isinstance(hello, Hello):
                     log.warning("node %d joined late and does not say who it is: asked again next round", node)
+                    continue
+                self._waiting[node] = hello
+                if not _same_flower(hello):
+                    log.warning("%s joined late with flwr %s and stays out", hello.site, hello.flwr)
         for node, hello in list(self._waiting.items()):
-            lost = [old for old, known in self._hellos.items() if old not in online and known.site == hello.site]
-            if node in online and lost:
-                del self._hellos[lost[0]]
+            if node not in online or not _same_flower(hello):
+                continue
+            namesakes = [old for old, known in self._hellos.items() if known.site == hello.site]
+            if not any(old in online for old in namesakes):
+                for old in namesakes:
+                    del self._hellos[old]
                 self._hellos[node] = self._waiting.pop(node)
 
 
 def exchange(
-    grid: Grid, message_type: str, blob: bytes, nodes: Sequence[int], timeout_s: float, poll_s: float = POLL_S
+    grid: Grid, message_type: str, blobs: Mapping[int, bytes], timeout_s: float, poll_s: float = POLL_S
 ) -> Iterator[tuple[int, bytes | Silent]]:
-    """Send `blob` to `nodes`; one answer each as they arrive, or why there is none.
+    """Send each node its blob; one answer each as they arrive, or why there is none.
 
     Guarantees:
         Asks for no reply after timeout_s; what the caller does between two answers counts. Holds one reply at a
             time. Nothing in a reply raises; a pull that fails is tried again until the deadline.
     """
-    body = pack(blob)  # one for all: equal content is uploaded and kept once
+    waiting, refused = _push(grid, message_type, blobs, timeout_s)
+    for node in refused:
+        yield node, _NOT_TAKEN
+    for request, answer in _answers(grid, waiting, lambda: not waiting, timeout_s, poll_s):
+        yield request.node, answer
+    for request in waiting.values():
+        yield request.node, request.silence(timeout_s)
+
+
+def _push(
+    grid: Grid, message_type: str, blobs: Mapping[int, bytes], life_s: float
+) -> tuple[dict[str, _Request], list[int]]:
+    """Send each node its blob; the requests by message, and the nodes whose message was not taken."""
+    nodes = sorted(blobs)
+    # One for all who share it: equal content is uploaded and kept once.
+    bodies = {id(blob): pack(blob) for blob in {id(blob): blob for blob in blobs.values()}.values()}
     # Our own deadline decides; a message that expired first would come back as the network's error.
-    requests = [Message(body, node, message_type, ttl=timeout_s + 10.0) for node in nodes]
-    asked: dict[str, int] = {}
-    for node, message in zip(nodes, list(grid.push_messages(requests)) or [""] * len(nodes), strict=True):
-        if message:
-            asked[message] = node
-        else:
-            yield node, Silent("transport", "the SuperLink did not take the message")
+    sent = [Message(bodies[id(blobs[node])], node, message_type, ttl=life_s + 10.0) for node in nodes]
+    names = list(grid.push_messages(sent)) or [""] * len(nodes)
+    told = list(zip(nodes, names, strict=True))
+    until = time.monotonic() + life_s
+    return {name: _Request(node, until) for node, name in told if name}, [node for node, name in told if not name]
+
+
+def _answers(
+    grid: Grid, waiting: dict[str, _Request], enough: Callable[[], bool], timeout_s: float, poll_s: float
+) -> Iterator[tuple[_Request, bytes | Silent]]:
+    """Answers as they arrive, each taken out of `waiting`, until there are enough or the time is over."""
     deadline = time.monotonic() + timeout_s
-    unread: dict[str, Silent] = {}
-    while asked and time.monotonic() < deadline:
-        for message, node in list(asked.items()):
+    while not enough() and time.monotonic() < deadline:
+        for name, request in list(waiting.items()):
             if time.monotonic() > deadline:
                 break
-            answer = _pulled(grid, message)
+            answer = _pulled(grid, name)
             if answer is UNREADABLE:
-                unread[message] = UNREADABLE
+                request.unread = True
             elif answer is not None:
-                del asked[message]
-                yield node, answer
-        if asked:
+                del waiting[name]
+                yield request, answer
+        if not enough():
             time.sleep(poll_s)
-    for message, node in asked.items():
-        yield node, unread.get(message, Silent("late", f"no answer in {timeout_s:g} s"))
+
+
+def _reply(site: str, round_: int, answer: bytes | Silent) -> Reply:
+    return Reply(site, Failure(site, answer.reason, answer.detail) if isinstance(answer, Silent) else answer, round_)
 
 
 def _pulled(grid: Grid, message: str) -> bytes | Silent | None:
@@ -241,7 +315,7 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout_s: float) -> list[int]:
 def _introductions(
     grid: Grid, nodes: Sequence[int], timeout_s: float, poll_s: float
 ) -> Iterator[tuple[int, Hello | Silent]]:
-    for node, answer in exchange(grid, HELLO, b"", nodes, timeout_s, poll_s):
+    for node, answer in exchange(grid, HELLO, dict.fromkeys(nodes, b""), timeout_s, poll_s):
         if isinstance(answer, Silent):
             yield node, answer
             continue
@@ -260,11 +334,15 @@ def _refuse_doubles(hellos: Mapping[int, Hello]) -> None:
         )
 
 
+def _same_flower(hello: Hello) -> bool:
+    return hello.flwr.split(".")[:2] == version("flwr").split(".")[:2]
+
+
 def _refuse_other_versions(hellos: Mapping[int, Hello]) -> None:
     """Flower accepts nodes of another minor version in silence; its messages do not stay the same."""
     ours = version("flwr")
     for hello in sorted(hellos.values(), key=lambda hello: hello.site):
-        if hello.flwr.split(".")[:2] != ours.split(".")[:2]:
+        if not _same_flower(hello):
             raise CohortError(
                 f"{hello.site!r} runs flwr {hello.flwr} and this coordinator flwr {ours}: install the same minor "
                 "version at every site"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,10 +17,9 @@ from safetensors.torch import save
 from distillation.export import write_atomically
 from server.checks import Failure
 from server.config import FederationConfig
-from strategies.aggregator import State
-from strategies.soft_labels import SoftLabels
+from server.standing import Standing
 
-_SCHEMA = 1
+_SCHEMA = 2
 Tensor = TypeVar("Tensor")
 
 
@@ -31,7 +31,8 @@ class CheckpointError(RuntimeError):
 class RoundMetrics:
     """One row of metrics.csv; accuracies in [0, 1], None where nobody evaluated.
 
-    `rejected` counts answers that came and were not usable; who sent nothing at all is in neither column.
+    `replies` counts usable answers, `late` those of them that answer an earlier round; `rejected` counts answers that
+    came and were not usable; who sent nothing at all is in neither. `rows` is how many rows the teacher has.
     """
 
     round: int
@@ -40,7 +41,9 @@ class RoundMetrics:
     client_accuracy_mean: float | None
     client_accuracy_min: float | None
     replies: int
+    late: int
     rejected: int
+    rows: int
     upload_bytes: int
     download_bytes: int
     seconds: float
@@ -62,7 +65,7 @@ class Progress:
     Attributes:
         rounds: rows so far; their number is the number of finished rounds.
         failures: (round, failure) so far.
-        teacher, state: of the last round.
+        standing: what the last round left to the next; None before the first.
         student: what TorchLearner.state() returned after it.
         last, best: the last and the best judged student; both are saved beside the checkpoint before it says so.
             None where there are no test rows.
@@ -70,8 +73,7 @@ class Progress:
 
     rounds: tuple[RoundMetrics, ...] = ()
     failures: tuple[tuple[int, Failure], ...] = ()
-    teacher: SoftLabels | None = None
-    state: State = field(default_factory=dict)
+    standing: Standing | None = None
     student: Mapping[str, torch.Tensor] = field(default_factory=dict)
     last: Judged | None = None
     best: Judged | None = None
@@ -90,10 +92,10 @@ def save_progress(path: Path, config: FederationConfig, progress: Progress) -> N
         OSError: the disk refuses; the checkpoint before is whole.
     """
     tensors = {f"student.{key}": value for key, value in progress.student.items()}
-    tensors |= {f"state.{key}": torch.from_numpy(value) for key, value in progress.state.items()}
-    if progress.teacher is not None:
-        tensors["teacher.rows"] = torch.from_numpy(progress.teacher.rows)
-        tensors["teacher.log_probs"] = torch.from_numpy(progress.teacher.log_probs)
+    if progress.standing is not None:
+        # Copies: a teacher and its choices may share their rows, and safetensors refuses shared memory.
+        arrays = {key: np.array(value, order="C") for key, value in progress.standing.arrays().items()}
+        tensors |= {f"standing.{key}": torch.from_numpy(value) for key, value in arrays.items()}
     told = {
         "schema": _SCHEMA,
         "fingerprint": fingerprint(config),
@@ -128,8 +130,7 @@ def load_progress(path: Path, config: FederationConfig) -> Progress:
         return Progress(
             tuple(RoundMetrics(**row) for row in told["rounds"]),
             tuple((round_, Failure(**failure)) for round_, failure in told["failures"]),
-            _teacher(tensors),
-            _under("state.", {key: value.numpy() for key, value in tensors.items() if key.startswith("state.")}),
+            _standing(tensors, config) if told["rounds"] else None,
             _under("student.", tensors),
             Judged(**told["last"]) if told["last"] else None,
             Judged(**told["best"]) if told["best"] else None,
@@ -142,7 +143,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _teacher(tensors: Mapping[str, torch.Tensor]) -> SoftLabels | None:
-    if "teacher.rows" not in tensors:
-        return None
-    return SoftLabels(tensors["teacher.rows"].numpy(), tensors["teacher.log_probs"].numpy())
+def _standing(tensors: Mapping[str, torch.Tensor], config: FederationConfig) -> Standing:
+    return Standing.of_arrays(
+        {key: value.numpy() for key, value in _under("standing.", tensors).items()}, config.exchange
+    )

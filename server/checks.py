@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategies.codecs import codec_named
-from strategies.messages import MAX_WEIGHT, MIN_WEIGHT, ClientReport, Refusal, RoundPlan
-from strategies.wire import WireError, believe, decode_answer, rows_sha256
+import numpy as np
 
-# Envelope and fields of a report with the longest names stay below this; the votes come on top.
+from strategies.codecs import link_named
+from strategies.envelope import WireError
+from strategies.messages import MAX_WEIGHT, MIN_WEIGHT, ClientReport, Refusal, RoundPlan
+from strategies.soft_labels import Int64
+from strategies.tables import Table, UInt8
+from strategies.wire import (
+    RawReport,
+    believe_symbols,
+    decode_answer,
+    decode_symbols,
+    rows_digest,
+    spec_number,
+)
+
+# What a site says that could not read its plan, and hence cannot name its round.
+UNREAD = ("unreadable_plan", "bad_teacher", "unknown_rows", "wrong_classes")
+# Envelope and fields of a report with the longest names stay below this; votes and extras come on top.
 _OVERHEAD_BYTES = 1024
 
 
@@ -17,7 +31,7 @@ class Failure:
     """One client did not contribute to one round.
 
     Attributes:
-        reason: from a fixed list: strategies.wire.REASONS for answers that are not believed, `refused_` and a
+        reason: from a fixed list: strategies.envelope.REASONS for answers that are not believed, `refused_` and a
             code of strategies.messages.REFUSALS, or `no_reply`, `late`, `crashed`, `transport`.
         detail: a sentence for the operator; nothing that the sender wrote stands in it but numbers.
     """
@@ -32,42 +46,89 @@ class Failure:
         return self.reason not in ("no_reply", "late", "crashed", "transport")
 
 
-def check_answer(client: str, blob: bytes, plan: RoundPlan) -> ClientReport | Failure:
+@dataclass(frozen=True, slots=True, eq=False)
+class Believed:
+    """A report that passed all checks, and the symbols that it came from: the next difference may refer to them.
+
+    `key`: it was no difference, and its sender has forgotten what it sent before.
+    """
+
+    report: ClientReport
+    symbols: UInt8
+    key: bool
+
+
+def check_answer(client: str, blob: bytes, plan: RoundPlan, heard: Table | None = None) -> Believed | Failure:
     """The report in `blob` if it is a believable answer of `client` to `plan`, else why not.
+
+    Args:
+        heard: what this client sent before; a difference must be to exactly this.
 
     Guarantees:
         Never raises, whatever the bytes; memory stays within a few times the legal size of an answer.
     """
     try:
-        return _checked(client, blob, plan)
+        return _checked(client, blob, plan, heard)
     except WireError as error:
         return Failure(client, error.reason, str(error))
 
 
-def _checked(client: str, blob: bytes, plan: RoundPlan) -> ClientReport | Failure:
-    limit = codec_named(plan.codec).size(len(plan.ask_rows), plan.classes) + _OVERHEAD_BYTES
+def _checked(client: str, blob: bytes, plan: RoundPlan, heard: Table | None) -> Believed | Failure:
+    asked = len(plan.ask_rows)
+    limit = link_named(plan.uplink).most_bytes(asked, plan.classes) + 2 * asked + 4 * plan.classes + _OVERHEAD_BYTES
     if len(blob) > limit:
         raise WireError("too_large", f"{len(blob)} bytes; an answer to this plan has at most {limit}")
     answer = decode_answer(blob)
     if isinstance(answer, Refusal):
         if answer.client != client:
             raise WireError("wrong_client", f"{client!r} was asked and another one refuses")
-        # A site that could not read the plan cannot name its round.
-        if answer.code not in ("unreadable_plan", "bad_teacher") and answer.round != plan.round:
+        if answer.code not in UNREAD and answer.round != plan.round:
             raise WireError("wrong_round", f"a refusal of round {answer.round} where {plan.round} was asked")
         return Failure(client, f"refused_{answer.code}", "the site declined; its own log says why")
+    rows = _rows(client, answer, plan)
+    symbols = _symbols(answer, plan, rows, heard)
+    if not MIN_WEIGHT <= answer.weight <= MAX_WEIGHT:  # also false for NaN
+        raise WireError("weight", f"weight {answer.weight} outside [{MIN_WEIGHT}, {MAX_WEIGHT}]")
+    votes = believe_symbols(rows, symbols, plan.uplink, plan.classes)
+    report = ClientReport(client, plan.round, votes, answer.weight, answer.scores, answer.counts)
+    return Believed(report, symbols, answer.base == 0)
+
+
+def _rows(client: str, answer: RawReport, plan: RoundPlan) -> Int64:
+    """The rows that the votes are on, once everything that the sender claims has been compared with the plan."""
     for reason, found, expected in (
         ("wrong_run", answer.run, plan.run),
         ("wrong_round", answer.round, plan.round),
         ("wrong_client", answer.client, client),
-        ("proxy_hash", answer.proxy_sha256, plan.proxy_sha256),
-        ("class_list", answer.classes_sha256, plan.classes_sha256),
-        ("codec", answer.votes.codec, plan.codec),
-        ("shape", answer.votes.values.shape, (len(plan.ask_rows), plan.classes)),
-        ("rows", answer.rows_sha256, rows_sha256(plan.ask_rows)),
+        ("proxy_hash", answer.proxy, bytes.fromhex(plan.proxy_sha256)[:8]),
+        ("class_list", answer.class_list, bytes.fromhex(plan.classes_sha256)[:8]),
+        ("codec", answer.uplink, spec_number(plan.uplink)),
+        ("shape", answer.classes, plan.classes),
+        ("rows", answer.asked, rows_digest(plan.ask_rows)),
+        ("extras", answer.scores is not None, "scores" in plan.wants),
+        ("extras", answer.counts is not None, "counts" in plan.wants),
     ):
         if found != expected:
-            raise WireError(reason, f"not what was asked: {expected}")
-    if not MIN_WEIGHT <= answer.weight <= MAX_WEIGHT:  # also false for NaN
-        raise WireError("weight", f"weight {answer.weight} outside [{MIN_WEIGHT}, {MAX_WEIGHT}]")
-    return ClientReport(client, plan.round, believe(plan.ask_rows, answer.votes), answer.weight)
+            raise WireError(reason, "not what was asked")
+    if answer.counts is not None and not (np.isfinite(answer.counts).all() and (answer.counts >= 0).all()):
+        raise WireError("extras", "a count is not finite or below 0")
+    if answer.voted is None:
+        rows = plan.ask_rows
+    elif len(answer.voted) == len(plan.ask_rows):
+        rows = plan.ask_rows[answer.voted]
+    else:
+        raise WireError("shape", f"abstentions on {len(answer.voted)} rows where {len(plan.ask_rows)} were asked")
+    if answer.rows != len(rows):
+        raise WireError("shape", f"{answer.rows} rows of votes for {len(rows)} rows")
+    return rows
+
+
+def _symbols(answer: RawReport, plan: RoundPlan, rows: Int64, heard: Table | None) -> UInt8:
+    """The symbols of the votes, the difference undone."""
+    symbols = decode_symbols(plan.uplink, answer.payload, len(rows), plan.classes)
+    if answer.base == 0:
+        return symbols
+    link = link_named(plan.uplink)
+    if not link.delta or heard is None or answer.base != heard.round or answer.base_digest != heard.digest(rows):
+        raise WireError("base", f"a difference to round {answer.base}, which is not what this side holds")
+    return link.apply(symbols, heard.symbols[rows], plan.classes)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from distillation.learner import Training
-from server.rounds import Exchange
+from server.exchange import Exchange
 from strategies.aggregators import build_aggregator
 
 
@@ -24,6 +24,10 @@ class StudentSettings(_Settings):
     training: Training
     distil_epochs: int
     best_metric: str
+    # Whether it starts from its first weights in every round.
+    restart: bool = False
+    # Whether clients learn the student's answers on the teacher's rows instead of the teacher (CFD).
+    speaks: bool = False
 
 
 class FederationConfig(_Settings):
@@ -38,18 +42,31 @@ class FederationConfig(_Settings):
         proxy, test: folder of the public set, file of the held-out rows ("" = the student is not judged).
         device: auto, cpu or cuda.
         timeout_s: of one exchange.
+        keep_votes: keep every believed report beside the checkpoint, for `consilium forget`.
     """
 
     exchange: Exchange
     rounds: int
     clients: int
     aggregator: str
-    aggregator_settings: dict[str, float]
+    aggregator_settings: dict[str, Any]
     student: StudentSettings
     proxy: str
     test: str
     device: str
     timeout_s: float
+    keep_votes: bool = False
+
+    @model_validator(mode="after")
+    def _has_something_to_say(self) -> Self:
+        if self.student.speaks and not self.has_student:
+            raise ValueError("student.speaks=true needs a student, and class tables teach none: set it to false")
+        return self
+
+    @property
+    def has_student(self) -> bool:
+        """Whether there is anything that a student could learn from: class tables name no proxy rows."""
+        return self.exchange.subject == "proxy"
 
     def rule(self) -> Any:
         """The aggregator."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -15,8 +15,14 @@ from distillation.learner import TorchLearner
 from distillation.runtime import single_thread
 from server.checkpoint import Judged, Progress, RoundMetrics, load_progress, save_progress
 from server.config import FederationConfig
-from server.rounds import Cohort, RoundResult, run_rounds
-from server.student_job import Scores, build_student, predicted, scores, teach, teacher_accuracy
+from server.links import News
+from server.rounds import Cohort, QuorumError, RoundResult, run_rounds
+from server.standing import Standing
+from server.student_job import build_student, predicted, scores, teach, teacher_accuracy
+from server.votes import VoteStore
+from strategies.aggregator import Ballot
+from strategies.messages import ClientReport
+from strategies.soft_labels import SoftLabels
 
 # (mean, worst) accuracy of the clients' own models on the test rows, or None where this round is not evaluated.
 Evaluate = Callable[[int], tuple[float, float] | None]
@@ -55,37 +61,62 @@ def coordinate(
         student.restore(progress.student)
         # The files may be those of a round that was begun and not finished.
         _save_students(out, config, student, proxy, len(progress.rounds), progress.last, None)
-    started = time.perf_counter()
-    write_metrics(out / "metrics.csv", progress.rounds)
-    for result in run_rounds(
+    votes = VoteStore(out / "votes") if config.keep_votes else None
+    if votes is not None:
+        votes.cut(len(progress.rounds))
+
+    def speak(teacher: SoftLabels) -> SoftLabels:
+        return student.predict(teacher.rows) if config.student.speaks else teacher
+
+    def keep(report: ClientReport, ballot: Ballot) -> None:
+        if votes is not None:
+            votes.keep(report, ballot)
+
+    rounds = run_rounds(
         cohort,
         config.rule(),
         config.exchange,
         config.rounds,
         done=len(progress.rounds),
-        teacher=progress.teacher,
-        state=progress.state,
-    ):
-        teach(student, config.student, result.teacher, config.exchange.seed, result.round)
-        judged = _judged(result.round, scores(predicted(student, test), test, len(proxy.classes)))
-        row = _metrics(result, proxy, judged, evaluate(result.round), time.perf_counter() - started)
-        best = _best(config, progress.best, judged)
-        progress = replace(
-            progress,
-            rounds=(*progress.rounds, row),
-            failures=(*progress.failures, *((result.round, failure) for failure in result.failures)),
-            teacher=result.teacher,
-            state=result.state,
-            student=student.state(),
-            last=judged,
-            best=best,
-        )
-        _save_students(out, config, student, proxy, result.round, judged, best)
-        save_progress(checkpoint, config, progress)
-        write_metrics(out / "metrics.csv", progress.rounds)
-        on_round(row)
-        started = time.perf_counter()
+        standing=progress.standing,
+        speak=speak,
+        keep=keep,
+    )
+    started = time.perf_counter()
+    write_metrics(out / "metrics.csv", progress.rounds)
+    try:
+        for result in rounds:
+            if config.student.restart:
+                student = build_student(config, proxy)
+            judged = _taught(config, student, proxy, test, result)
+            clients = evaluate(result.round)
+            row = _metrics(config, result, proxy, judged, clients, time.perf_counter() - started)
+            best = _best(config, progress.best, judged)
+            progress = replace(
+                progress,
+                rounds=(*progress.rounds, row),
+                failures=(*progress.failures, *((result.round, failure) for failure in result.failures)),
+                standing=result.standing,
+                student=student.state(),
+                last=judged,
+                best=best,
+            )
+            _save_students(out, config, student, proxy, result.round, judged, best)
+            save_progress(checkpoint, config, progress)
+            write_metrics(out / "metrics.csv", progress.rounds)
+            on_round(row)
+            started = time.perf_counter()
+    except QuorumError as error:
+        if error.lost and progress.standing is not None:
+            save_progress(checkpoint, config, _without_links(progress, progress.standing, error.lost))
+        raise
     return progress
+
+
+def _without_links(progress: Progress, standing: Standing, lost: Collection[str]) -> Progress:
+    """The sites that asked for everything are told everything when the run is resumed."""
+    links = standing.links.after(News(lost=set(lost)))
+    return replace(progress, standing=replace(standing, links=links))
 
 
 def write_metrics(path: Path, rows: Sequence[RoundMetrics]) -> None:
@@ -102,25 +133,39 @@ def write_metrics(path: Path, rows: Sequence[RoundMetrics]) -> None:
 
 
 def _metrics(
-    result: RoundResult, proxy: Proxy, judged: Judged | None, clients: tuple[float, float] | None, seconds: float
+    config: FederationConfig,
+    result: RoundResult,
+    proxy: Proxy,
+    judged: Judged | None,
+    clients: tuple[float, float] | None,
+    seconds: float,
 ) -> RoundMetrics:
     mean, worst = clients if clients is not None else (None, None)
     return RoundMetrics(
         result.round,
         judged.accuracy if judged else None,
-        teacher_accuracy(result.teacher, proxy),
+        teacher_accuracy(result.teacher, proxy) if config.has_student else None,
         mean,
         worst,
         result.replies,
+        result.late,
         sum(failure.answered for failure in result.failures),
+        len(result.teacher.rows),
         result.upload_bytes,
         result.download_bytes,
         seconds,
     )
 
 
-def _judged(round_: int, scored: Scores | None) -> Judged | None:
-    return Judged(round_, scored.accuracy, scored.macro_f1) if scored else None
+def _taught(
+    config: FederationConfig, student: TorchLearner, proxy: Proxy, test: Samples, result: RoundResult
+) -> Judged | None:
+    """Teach the student; how good it is then, if there is a student and something to judge it on."""
+    if not config.has_student:
+        return None
+    teach(student, config.student, result.teacher, config.exchange.seed, result.round)
+    scored = scores(predicted(student, test), test, len(proxy.classes))
+    return Judged(result.round, scored.accuracy, scored.macro_f1) if scored else None
 
 
 def _best(config: FederationConfig, best: Judged | None, judged: Judged | None) -> Judged | None:
@@ -139,7 +184,9 @@ def _save_students(
     judged: Judged | None,
     best: Judged | None,
 ) -> None:
-    """`student` is the last one; `student-best` the one with the best held-out score."""
+    """`student` is the last one; `student-best` the one with the best held-out score; none without a student."""
+    if not config.has_student:
+        return
     card = StudentCard(
         config.student.model,
         proxy.classes,

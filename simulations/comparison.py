@@ -6,6 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+_NOT_ALONE = (
+    "The clients were not trained alone, so this run does not show whether federation helped "
+    "(baselines.local_only = true)."
+)
+
 
 class Row(NamedTuple):
     """One line of the comparison, ready to be shown."""
@@ -46,9 +51,7 @@ def comparison_rows(run: Mapping[str, Any]) -> list[Row]:
     Args:
         run: a run's `run.json`; a part that is missing or null was not measured, and its row says so.
     """
-    student = run.get("student") or {}
     clients, alone, pooled = run.get("clients") or {}, run.get("local_only"), run.get("pooled")
-    teacher = run.get("teacher") or {}
     return [
         Row(
             "each client alone",
@@ -56,24 +59,57 @@ def comparison_rows(run: Mapping[str, Any]) -> list[Row]:
             "private data only, no teacher" if alone else "not run: set baselines.local_only = true",
         ),
         Row("clients after federation", _mean_and_worst(clients), "private data and the teacher's soft labels"),
-        Row(
-            "ensemble teacher",
-            percent(teacher.get("accuracy")),
-            "all votes together, on the last round's proxy rows; no model to keep",
-        ),
-        Row("student (last round)", percent(student.get("accuracy")), "the model to keep"),
-        _best_row(run),
+        *(_tables_rows() if _without_student(run) else _teacher_and_student_rows(run)),
+        *_fedavg_rows(run),
         Row(
             "pooled data (upper bound)",
             percent((pooled or {}).get("accuracy")),
             _pooled_note(run),
         ),
+        Row(
+            "bytes up / down",
+            f"{human_bytes(run.get('upload_bytes') or 0)} / {human_bytes(run.get('download_bytes') or 0)}",
+            "votes / teachers; all clients and rounds",
+        ),
         _bytes_row(run),
     ]
 
 
+def attack_warning(run: Mapping[str, Any]) -> str | None:
+    """What must stand above the numbers of a run in which clients were made to lie; None where nobody was."""
+    attack = (run.get("config") or {}).get("attack")
+    if not attack:
+        return None
+    liars, clients = run.get("attackers") or [], (run.get("clients") or {}).get("each") or []
+    who = f"{len(liars)} of {len(clients)} clients" if liars and clients else "Some clients"
+    named = f" ({', '.join(map(str, liars[:10]))}{' and others' if len(liars) > 10 else ''})" if liars else ""
+    what = f"{who}{named} sent {attack.get('name')!r} votes"
+    return f"An attack was simulated: {what}. These numbers are a test of the rule."
+
+
+def _without_student(run: Mapping[str, Any]) -> bool:
+    """Whether the method exchanged class tables, which name no proxy rows that a student could learn from."""
+    return run.get("subject") == "classes"
+
+
+def _teacher_and_student_rows(run: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(
+            "ensemble teacher",
+            percent(_score(run, "teacher", "accuracy")),
+            "all votes together, on the last round's proxy rows; no model to keep",
+        ),
+        Row("student (last round)", percent(_score(run, "student", "accuracy")), "the model to keep"),
+        _best_row(run),
+    ]
+
+
+def _tables_rows() -> list[Row]:
+    return [Row("student", "–", "none: class tables teach the clients only; their own models are what is kept")]
+
+
 def sent_bytes(run: Mapping[str, Any]) -> int:
-    """Bytes of the whole run, up and down, all clients."""
+    """Bytes of the whole run, or of a part of it that counts its own: up and down, all clients."""
     return int(run.get("upload_bytes") or 0) + int(run.get("download_bytes") or 0)
 
 
@@ -92,20 +128,18 @@ def times(ratio: float) -> str:
 def findings(run: Mapping[str, Any]) -> list[str]:
     """The comparison in words, also where federation did not help."""
     student = _score(run, "student", "accuracy")
+    alone, after = _score(run, "local_only", "accuracy_mean"), _score(run, "clients", "accuracy_mean")
+    if _without_student(run):
+        return _findings_of_clients(alone, after)
     if student is None:
         return ["There is no trained student, so there is nothing to compare."]
     sentences = []
-    alone = _score(run, "local_only", "accuracy_mean")
     if alone is None:
-        sentences.append(
-            "The clients were not trained alone, so this run does not show whether federation helped "
-            "(baselines.local_only = true)."
-        )
+        sentences.append(_NOT_ALONE)
     else:
         sentences.append(f"The student is {_points(student - alone)} the average client trained alone.")
         if student <= alone:
             sentences.append("By this measure federation did not help here.")
-    after = _score(run, "clients", "accuracy_mean")
     if alone is not None and after is not None:
         sentences.append(f"The average client is {_points(after - alone)} itself trained alone.")
     pooled = _score(run, "pooled", "accuracy")
@@ -119,6 +153,18 @@ def findings(run: Mapping[str, Any]) -> list[str]:
             f"The test has {rows:,} rows: drawing other rows alone would move an accuracy like the student's "
             f"by about ±{100 * half:.1f} points, and another seed moves it again."
         )
+    return sentences
+
+
+def _findings_of_clients(alone: float | None, after: float | None) -> list[str]:
+    """What can be said where class tables were exchanged."""
+    sentences = ["This method trains no student: the clients' own models are its result."]
+    if alone is None:
+        sentences.append(_NOT_ALONE)
+    elif after is not None:
+        sentences.append(f"The average client is {_points(after - alone)} itself trained alone.")
+        if after <= alone:
+            sentences.append("By this measure federation did not help here.")
     return sentences
 
 
@@ -158,6 +204,16 @@ def _best_row(run: Mapping[str, Any]) -> Row:
     )
 
 
+def _fedavg_rows(run: Mapping[str, Any]) -> list[Row]:
+    """One row if it was run, none if not: it is no baseline that every run should have."""
+    fedavg = run.get("fedavg")
+    if not fedavg:
+        return []
+    sent, rounds = sent_bytes(fedavg), int(fedavg.get("rounds") or 0)
+    note = f"{human_bytes(sent)} up and down in {rounds} round{'' if rounds == 1 else 's'}, the student's model"
+    return [Row("FedAvg (weights leave the sites)", percent(fedavg.get("accuracy")), f"{note} at every client")]
+
+
 def _bytes_row(run: Mapping[str, Any]) -> Row:
     sent, weights = sent_bytes(run), int(run.get("weights_bytes") or 0)
     value = f"{human_bytes(sent)} / {human_bytes(weights)}"
@@ -167,4 +223,4 @@ def _bytes_row(run: Mapping[str, Any]) -> Row:
         note = f"weight averaging would send {times(weights / sent)} times as much"
     else:
         note = f"weight averaging would send less: {times(weights / sent)} times as much"
-    return Row("bytes sent / weight averaging would send", value, note)
+    return Row("all bytes / weight averaging would send", value, note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,19 +13,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from client.config import Count, Positive, Section
 from strategies.presets import PRESETS
 
-ENGINES = ("in-process", "flower-simulation", "deployment")
 
-
-def _amount(value: Any) -> Any:
+def _amount(value: Any, what: str = "rows") -> Any:
     whole, share = isinstance(value, int) and not isinstance(value, bool), isinstance(value, float)
     if not ((whole and value >= 1) or (share and 0.0 < value < 1.0)):
-        raise ValueError(f"{value!r} must be a number of rows, 1 or more, or a share of all rows between 0 and 1")
+        raise ValueError(f"{value!r} must be a number of {what}, 1 or more, or a share of all {what} between 0 and 1")
     return value
 
 
 # A number of rows (2000) or a share of all rows (0.5).
-Amount = Annotated[int | float, BeforeValidator(_amount)]
+Amount = Annotated[int | float, BeforeValidator(lambda value: _amount(value))]
 AmountOrAll = Annotated[int | float, BeforeValidator(lambda value: 0 if value == 0 else _amount(value))]
+
+
+def _some_clients(value: Any) -> Any:
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return _amount(value, "clients")
 
 
 class ConfigError(ValueError):
@@ -50,6 +55,14 @@ class FederationSection(Section):
     device: str = "auto"
     # A client that has not answered by then is missing in this round; over real nodes never under 70 s.
     timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 600.0
+    # sync: a reply after the deadline is lost. async: it counts in the round in which it comes, with less weight.
+    mode: Literal["sync", "async"] = "sync"
+    # A vote that is s rounds late weighs (1 + s)^-staleness.
+    staleness: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
+    # Rounds after which a late answer is no longer waited for, and its client is asked again.
+    patience: Annotated[int, Field(ge=1, le=1000)] = 5
+    # Keep every believed vote in votes/, so that `consilium forget` can work.
+    keep_votes: bool = False
     # Rounds between evaluations of every client's model (0 = only after the last); the student's is always done.
     evaluate_every: Count = 1
 
@@ -87,8 +100,8 @@ class DataSection(Section):
         return tuple(value) if isinstance(value, list) else value
 
 
-class AggregatorSetting(BaseModel):
-    """A rule by name, with the rule's own settings beside it."""
+class PartSetting(BaseModel):
+    """A part by name, with the part's own settings beside it."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
@@ -101,9 +114,19 @@ class AggregatorSetting(BaseModel):
 class StrategySection(Section):
     """What is exchanged and how votes become a teacher."""
 
-    preset: str = "ds-fl"
-    aggregator: AggregatorSetting
-    codec: str
+    # Without one: ds-fl in simulations, guarded in deployments.
+    preset: str
+    aggregator: PartSetting
+    # How votes travel up and teachers down: float32, float16, quantised:BITS, top-k:K, each with +delta and +entropy.
+    uplink: str = "float32"
+    downlink: str = "float32"
+    # Which proxy rows: random (new ones each round), fixed (the same ones), epoch (all in turn), disagreement (half of
+    # them where voters disagreed most).
+    choice: Literal["random", "fixed", "epoch", "disagreement"] = "random"
+    # Rounds for which a label is used again instead of being asked (SCARLET's D); 0 = no cache.
+    cache_rounds: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    # Voters that a row needs to be in the teacher: a number, or a share of the asked clients (then at least two).
+    row_quorum: Annotated[int | float, BeforeValidator(lambda value: _amount(value, "clients"))] = 0.3
 
     @field_validator("aggregator", mode="before")
     @classmethod
@@ -134,11 +157,23 @@ class ClientSection(_TrainingSection):
     # Before the first vote: passes over the labelled proxy set, then over the private rows (FedMD's first phase).
     public_epochs: Count = 0
     warmup_epochs: Count = 0
+    # Every round from the first weights again: clients that keep no state.
+    restart: bool = False
+    # Weight of the other clients' class tables beside the labels (Jeong's gamma).
+    table_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
+    # On which proxy rows a client votes, by name or as a table with a name; all of them without one. `on` says what it
+    # looks at: "inputs" or "model" (the client's last hidden layer).
+    selector: PartSetting | None = None
 
     @field_validator("models", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @field_validator("selector", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return ({"name": value} if value not in ("", "none") else None) if isinstance(value, str) else value
 
 
 class StudentSection(_TrainingSection):
@@ -147,6 +182,33 @@ class StudentSection(_TrainingSection):
     model: str = "auto"
     # Which held-out score chooses student-best; more is better for both.
     best_metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    # Every round from its first weights again.
+    restart: bool = False
+    # Clients learn the student's answers on the teacher's rows instead of the teacher (CFD).
+    speaks: bool = False
+
+
+class AttackSection(BaseModel):
+    """Who lies, and how; in simulations only. The attack's own settings stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+    # A number of clients, a share of them, or their names.
+    clients: Annotated[int | float | tuple[str, ...], BeforeValidator(_some_clients)] = 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The attack's own."""
+        return dict(self.model_extra or {})
+
+
+class StragglersSection(Section):
+    """Clients whose answers come late; in simulations only, by rounds and not by the clock."""
+
+    # Share of the clients, the same ones in every round.
+    share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    # How many rounds late they are; a run that is resumed asks them anew instead of waiting on.
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 class BaselinesSection(Section):
@@ -158,6 +220,10 @@ class BaselinesSection(Section):
     pooled: bool = False
     # Passes over the pooled rows; 0 = rounds * local_epochs.
     pooled_epochs: Count = 0
+    # FedAvg with the student's model at every client: the weights leave the sites, soft labels are not needed.
+    fedavg: bool = False
+    # Its rounds; 0 = federation.rounds.
+    fedavg_rounds: Count = 0
 
 
 class ExperimentConfig(Section):
@@ -169,46 +235,69 @@ class ExperimentConfig(Section):
     client: ClientSection = ClientSection()
     student: StudentSection = StudentSection()
     baselines: BaselinesSection = BaselinesSection()
+    attack: AttackSection | None = None
+    stragglers: StragglersSection = StragglersSection()
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping) or not isinstance(raw.get("strategy", {}), Mapping):
             return raw
-        name = raw.get("strategy", {}).get("preset", StrategySection.model_fields["preset"].default)
+        name = raw.get("strategy", {}).get("preset", _default_preset(raw))
         if not isinstance(name, str) or name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known: {', '.join(sorted(PRESETS))}")
         filled = dict(raw)
-        for section in ("strategy", "client", "student"):
+        for section in ("strategy", "client", "student", "federation"):
             given = raw.get(section, {})
             if isinstance(given, Mapping):
-                filled[section] = {**getattr(PRESETS[name], section), **given}
-        rule = filled["strategy"]["aggregator"]
-        if isinstance(rule, Mapping) and "name" not in rule:  # settings only: the preset's rule, changed
-            filled["strategy"]["aggregator"] = {**PRESETS[name].strategy["aggregator"], **rule}
+                filled[section] = _changed(getattr(PRESETS[name], section), given)
+        filled["strategy"]["preset"] = name
         return filled
+
+    @model_validator(mode="after")
+    def _refuse_what_the_preset_cannot(self) -> ExperimentConfig:
+        used = {
+            "partial participation": self.federation.participation < 1.0,
+            "async": self.federation.mode == "async",
+            "different models": len(set(self.client.models)) > 1,
+        }
+        for capability, why in PRESETS[self.strategy.preset].refuses.items():
+            if used.get(capability):
+                raise ValueError(f"preset {self.strategy.preset!r} does not go with {capability}: {why}")
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain JSON values, to be written down and read back."""
         return self.model_dump(mode="json")
 
 
+def _default_preset(raw: Mapping[str, Any]) -> str:
+    federation = raw.get("federation")
+    deployed = isinstance(federation, Mapping) and federation.get("engine") == "deployment"
+    return "guarded" if deployed else "ds-fl"
+
+
+def _changed(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with other values; settings without a name change the part that stands there, a name replaces it."""
+    changed = {**section, **given}
+    for key, value in given.items():
+        before = {"name": section[key]} if isinstance(section.get(key), str) else section.get(key)
+        if isinstance(value, Mapping) and "name" not in value and isinstance(before, Mapping):
+            changed[key] = {**before, **value}
+    return changed
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Read an experiment's file.
 
     Args:
-        path: a TOML file.
+        path: a TOML file; `extends = "other.toml"` at its top starts from that file, whose keys it changes.
         overrides: `section.key=value`, value as TOML; a bare word is taken as text.
 
     Raises:
         ConfigError: no such file, no TOML, an unknown key or a value out of bounds.
     """
-    try:
-        raw = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): name a configuration file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+    raw = _read(path)
     for override in overrides:
         _override(raw, override)
     return parse_config(raw, base=path.parent)
@@ -230,15 +319,49 @@ def parse_config(raw: Mapping[str, Any], base: Path | str) -> ExperimentConfig:
     return config
 
 
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    """A file's tables over those of the file that it extends."""
+    try:
+        raw = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): name a configuration file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    if "extends" not in raw:
+        return raw
+    parent = raw.pop("extends")
+    if not isinstance(parent, str) or depth >= 8:
+        raise ConfigError(f"{path}: extends={parent!r} must name another file, at most 8 deep")
+    merged = _read(path.parent / parent, depth + 1)
+    data = merged.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
+        # Absolute: the caller takes what is relative as relative to the file that extends.
+        data["path"] = str(((path.parent / parent).parent / data["path"]).resolve())
+    for section, values in raw.items():
+        both = isinstance(values, dict) and isinstance(merged.get(section), dict)
+        merged[section] = _changed(merged[section], values) if both else values
+    return merged
+
+
+def toml_value(text: str) -> Any:
+    """What stands right of the = of a `--set`: TOML, or a bare word as text.
+
+    >>> [toml_value(text) for text in ("3", "[1, 2]", "true", "shards", "nan")]
+    [3, [1, 2], True, 'shards', 'nan']
+    """
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    # No setting is infinite or no number, but an attack is called nan.
+    return text.strip() if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and name):
         raise ConfigError(f"--set {override!r} must read section.key=value, for example federation.rounds=5")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
     target = raw.setdefault(section, {})
     if not isinstance(target, dict):
         raise ConfigError(f"--set {override!r}: {section!r} is no section")
@@ -249,7 +372,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override!r}: {section}.{parent} is {target!r} and has no settings")
-    target[last] = value
+    target[last] = toml_value(text)
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Drawn in these two colours, shown in the page's own: so a figure follows light, dark and print.
 INK, RULE = "#010203", "#010204"
-STUDENT, TEACHER, CLIENTS, WORST, ALONE, POOLED = (
-    "#2b7de9", "#d9822b", "#2a9d6f", "#8fbf5a", "#c2477f", "#8a6fd1",
+STUDENT, TEACHER, CLIENTS, WORST, ALONE, POOLED, FEDAVG = (
+    "#2b7de9", "#d9822b", "#2a9d6f", "#8fbf5a", "#c2477f", "#8a6fd1", "#8a8f98",
 )  # fmt: skip
 CURVES = (
     ("student_accuracy", "student", STUDENT, "-"),
@@ -43,14 +43,14 @@ def finite(cell: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def learning_figure(run: Mapping[str, Any], metrics: Metrics) -> str:
-    """Accuracies by round, the baselines as level lines."""
-    return _figure("learning", 9.6, 4.2, lambda f: _learning(f, run, metrics))
+def learning_figure(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> str:
+    """Accuracies by round, FedAvg's beside the student's, the other baselines as level lines."""
+    return _figure("learning", 9.6, 4.2, lambda f: _learning(f, run, metrics, fedavg))
 
 
-def cost_figure(run: Mapping[str, Any], metrics: Metrics) -> str:
-    """Bytes so far by round, beside those of weight averaging."""
-    return _figure("cost", 9.6, 3.4, lambda f: _cost(f, run, metrics))
+def cost_figure(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> str:
+    """Bytes so far by round, beside those of weight averaging, computed and, as FedAvg, run."""
+    return _figure("cost", 9.6, 3.4, lambda f: _cost(f, run, metrics, fedavg))
 
 
 def _figure(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
@@ -107,10 +107,10 @@ def _inline(svg: str, width: float) -> str:
     return f'<svg {shape} style="max-width: {width * 96:.0f}px" role="img">{body}'
 
 
-def _learning(figure: Figure, run: Mapping[str, Any], metrics: Metrics) -> None:
+def _learning(figure: Figure, run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> None:
     axes = figure.add_subplot()
-    for key, label, colour, style in CURVES:
-        points = _points(metrics, key)
+    curves = [(_points(metrics, key), label, colour, style) for key, label, colour, style in CURVES]
+    for points, label, colour, style in (*curves, (_points(fedavg, "accuracy"), "FedAvg", FEDAVG, "-")):
         if points:
             rounds, shares = zip(*points, strict=True)
             percents = [100 * share for share in shares]
@@ -125,7 +125,7 @@ def _learning(figure: Figure, run: Mapping[str, Any], metrics: Metrics) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y", linewidth=0.6)
-    _whole_rounds(axes, metrics)
+    _whole_rounds(axes, [*metrics, *fedavg])
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper")
 
@@ -144,9 +144,9 @@ def _whole_rounds(axes: Axes, metrics: Metrics) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    rounds = [row.get("round") or 0.0 for row in metrics]
+    rounds = {row.get("round") or 0.0 for row in metrics}
     if len(rounds) == 1:  # a lone point would sit on an axis of fractions of a round
-        axes.set_xlim(rounds[0] - 1, rounds[0] + 1)
+        axes.set_xlim(min(rounds) - 1, max(rounds) + 1)
 
 
 def has_bytes(metrics: Metrics) -> bool:
@@ -154,17 +154,19 @@ def has_bytes(metrics: Metrics) -> bool:
     return any(row.get("upload_bytes") or row.get("download_bytes") for row in metrics)
 
 
-def _cost(figure: Figure, run: Mapping[str, Any], metrics: Metrics) -> None:
+def _cost(figure: Figure, run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> None:
     """Bytes so far; weight averaging sends the same in every round, so its total is spread evenly."""
     from matplotlib.ticker import FuncFormatter
 
     axes = figure.add_subplot()
-    numbers = [row.get("round") or 0.0 for row in metrics]
-    sent = [(row.get("upload_bytes") or 0.0) + (row.get("download_bytes") or 0.0) for row in metrics]
-    # A log scale has no zero: rounds before the first byte are left out.
-    points = [(r, t) for r, t in zip(numbers, itertools.accumulate(sent), strict=True) if t > 0]
+    points = _sent(metrics)
     rounds, totals = zip(*points, strict=True)
     axes.plot(rounds, totals, color=STUDENT, label="this run, soft labels", marker=_marker(points))
+    for key, label, style in (("upload_bytes", "of these up", "--"), ("download_bytes", "of these down", ":")):
+        if one_way := _sent(metrics, key):
+            axes.plot(*zip(*one_way, strict=True), style, color=STUDENT, label=label)
+    if averaged := _sent(fedavg):
+        axes.plot(*zip(*averaged, strict=True), color=FEDAVG, label="FedAvg, as run", marker=_marker(averaged))
     weights, last = run.get("weights_bytes") or 0, run.get("rounds_done") or 0
     if weights and last:
         line = [weights * number / last for number in rounds]
@@ -176,8 +178,15 @@ def _cost(figure: Figure, run: Mapping[str, Any], metrics: Metrics) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel("bytes so far, log scale")
     axes.grid(axis="y", linewidth=0.6)
-    _whole_rounds(axes, metrics)
+    _whole_rounds(axes, [*metrics, *fedavg])
     figure.legend(loc="outside right upper")
+
+
+def _sent(metrics: Metrics, *keys: str) -> list[tuple[float, float]]:
+    """(round, bytes so far), both ways unless told; on a log scale there is no zero: rounds before a byte go."""
+    numbers = [row.get("round") or 0.0 for row in metrics]
+    sent = [sum(row.get(key) or 0.0 for key in keys or ("upload_bytes", "download_bytes")) for row in metrics]
+    return [(r, t) for r, t in zip(numbers, itertools.accumulate(sent), strict=True) if t > 0]
 
 
 def counts_figure(counts: Sequence[Sequence[int]], clients: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:

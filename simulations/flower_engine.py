@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from server.config import write_job
 from server.launch import PENDING_S, LocalSuperLink, PlatformError, stage_app
 from simulations.in_process import WorkerPool
 from simulations.prepared import RunFailed, Setup, View
+from strategies.parts import PARTS_FOLDER
 
 # Asking Flower for a run's status costs a second of processor time; the files that we watch cost nothing.
 STATUS_S, LOOK_S = 8.0, 0.3
@@ -27,7 +29,7 @@ def simulation(setup: Setup, pool: WorkerPool, view: View) -> dict[str, float]:
         RunFailed: the run did not complete.
         PlatformError: Flower did not start.
     """
-    sites = {"CONSILIUM_SITES": str((setup.study.folder / "sites").resolve())}
+    sites = {**_own_parts(), "CONSILIUM_SITES": str((setup.study.folder / "sites").resolve())}
     nodes = {"num-supernodes": len(setup.study.names), "client-resources-num-cpus": 1}
     if setup.config.federation.workers:
         nodes["init-args-num-cpus"] = setup.config.federation.workers
@@ -45,11 +47,16 @@ def deployment(setup: Setup, pool: WorkerPool, view: View) -> dict[str, float]:
         PlatformError: Flower did not start.
     """
     view.phase("starting Flower")
-    with LocalSuperLink(_logs(setup)) as link:
+    with LocalSuperLink(_logs(setup), environment=_own_parts()) as link:
         for name, path in setup.site_files.items():
             link.start_node(name, path)
         _run(setup, link, view, pool, None)
     return pool.evaluate()
+
+
+def _own_parts() -> dict[str, str]:
+    """Where Flower's processes, which run elsewhere, find the user's own rules."""
+    return {PARTS_FOLDER: os.environ.get(PARTS_FOLDER) or os.getcwd()}
 
 
 def _logs(setup: Setup) -> Path:

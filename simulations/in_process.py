@@ -102,7 +102,8 @@ class WorkerPool:
         count = min(workers or available_cores(), len(sizes))
         self._processes = [_Process(number, study, self._inbox) for number in range(count)]
         self._home: dict[str, int] = {}
-        self._plan = b""
+        self._plans: Mapping[str, bytes] = {}
+        self._shared = b""
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -121,17 +122,21 @@ class WorkerPool:
         """Process ids of the workers."""
         return [process.pid for process in self._processes]
 
-    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
         """One exchange: see server.rounds.Cohort."""
-        self._plan = plan
-        for process in self._processes:
-            process.send({"do": "plan"}, plan)
-        for command, header, blob in self._run([{"do": "answer", "site": site} for site in clients]):
+        self._plans = plans
+        for command, header, blob in self._run([{"do": "answer", "site": site} for site in plans]):
             site = command["site"]
             if "error" in header:
                 yield Reply(site, Failure(site, header.get("reason", "crashed"), header["error"]))
             else:
                 yield Reply(site, blob)
+
+    def share(self, blob: bytes) -> None:
+        """Give every worker, also one that is started anew, the bytes that the next commands work on."""
+        self._shared = blob
+        for process in self._processes:
+            process.send({"do": "share"}, blob)
 
     def forget(self) -> None:
         """Close all sites: whoever is named next is opened anew, from its files."""
@@ -166,10 +171,19 @@ class WorkerPool:
         told = {command["worker"]: header for command, header in self._results(commands)}
         return [{key: told[number][key] for key in ("now_bytes", "peak_bytes")} for number in sorted(told)]
 
-    def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        for command, header, _ in self._run(commands, patient=True):
+    def answers(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
+        """Commands with the headers and blobs of their answers, as they finish.
+
+        Raises:
+            WorkerError: a worker could not.
+        """
+        for command, header, blob in self._run(commands, patient=True):
             if "error" in header:
                 raise WorkerError(f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}")
+            yield command, header, blob
+
+    def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        for command, header, _ in self.answers(commands):
             yield command, header
 
     def _run(
@@ -226,7 +240,11 @@ class WorkerPool:
             if command.get("site"):
                 self._home[command["site"]] = process.number
             process.pending.append(command)
-            process.send(command)
+            process.send(command, self._plan(command))
+
+    def _plan(self, command: Mapping[str, Any]) -> bytes:
+        """The plan that goes with an `answer`; nothing with other commands."""
+        return self._plans[command["site"]] if command["do"] == "answer" else b""
 
     def _restart(self, process: _Process) -> _Process:
         """A new process in the place of a dead or stuck one; its sites come back from their files."""
@@ -235,10 +253,10 @@ class WorkerPool:
         process.stop()
         fresh = _Process(process.number, self._study, self._inbox)
         self._processes[process.number] = fresh
-        fresh.send({"do": "plan"}, self._plan)
+        fresh.send({"do": "share"}, self._shared)
         for command in waiting:
             fresh.pending.append(command)
-            fresh.send(command)
+            fresh.send(command, self._plan(command))
         return fresh
 
     def _give_up(

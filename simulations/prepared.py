@@ -21,7 +21,7 @@ from simulations.study import Study
 FREE = frozenset(
     [
         *(f"federation.{key}" for key in ("rounds", "workers", "timeout_s", "evaluate_every", "engine")),
-        *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs")),
+        *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs", "fedavg", "fedavg_rounds")),
     ]
 )
 
@@ -88,8 +88,9 @@ def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
     if resume:
         if not begun.is_file():
             raise ConfigError(f"nothing to resume in {out}: run without --resume, or name the --out of the run")
-        before = _flat(ExperimentConfig.model_validate(json.loads(begun.read_text())))
-        changed = [key for key, value in _flat(config).items() if before[key] != value and key not in FREE]
+        before = _flat(read_config(out))
+        after = _flat(config)
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in FREE]
         if changed:
             raise ConfigError(
                 f"{out} was begun with another {', '.join(changed)}: resume with the same configuration, "
@@ -108,6 +109,20 @@ def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
 def write_config(out: Path, config: ExperimentConfig) -> None:
     """Say what the folder's run was begun with, or goes on with."""
     write_atomically(out / "config.json", (json.dumps(config.resolved(), indent=1) + "\n").encode())
+
+
+def read_config(out: Path) -> ExperimentConfig:
+    """What write_config wrote.
+
+    Raises:
+        ConfigError: it is broken, or of another version.
+        OSError: it is not there.
+    """
+    path = out / "config.json"
+    try:
+        return ExperimentConfig.model_validate(json.loads(path.read_bytes()))
+    except ValueError as error:  # no JSON, no text, or not our keys
+        raise ConfigError(f"{path} is no configuration of this version: name another folder of results") from error
 
 
 def release(out: Path) -> None:
@@ -136,4 +151,8 @@ def alone(out: Path) -> Iterator[None]:
 
 def _flat(config: ExperimentConfig) -> dict[str, object]:
     """`section.key` to value."""
-    return {f"{section}.{key}": value for section, values in config.resolved().items() for key, value in values.items()}
+    return {
+        f"{section}.{key}": value
+        for section, values in config.resolved().items()
+        for key, value in (values or {}).items()
+    }

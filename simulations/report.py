@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.export import write_atomically
-from simulations.comparison import comparison_rows, findings, human_bytes, percent
+from simulations.comparison import attack_warning, comparison_rows, findings, human_bytes, percent
 from simulations.figures import (
     CURVES,
     Metrics,
@@ -29,7 +29,8 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder.
 
     Args:
-        folder: holds `run.json`, and `metrics.csv` unless the run failed before its first round.
+        folder: holds `run.json`, and `metrics.csv` unless the run failed before its first round, and `fedavg.csv` if
+            that baseline was run.
 
     Returns:
         The page's path.
@@ -44,25 +45,26 @@ def write_report(folder: Path) -> Path:
 
     run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     metrics = _read_metrics(folder / "metrics.csv")
+    fedavg = _read_metrics(folder / "fedavg.csv") if run.get("fedavg") else []
     template = importlib.resources.files("simulations").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(template).render(**_page(run, metrics))
+    page = environment.from_string(template).render(**_page(run, metrics, fedavg))
     path = folder / "report.html"
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 
 def _read_metrics(path: Path) -> Metrics:
-    """Rows of metrics.csv as numbers; None where a cell is empty or no finite number."""
+    """Rows of metrics.csv or fedavg.csv as numbers; None where a cell is empty or no finite number."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as lines:
         return [{key: finite(cell) for key, cell in row.items()} for row in csv.DictReader(lines)]
 
 
-def _page(run: Mapping[str, Any], metrics: Metrics) -> dict[str, Any]:
+def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> dict[str, Any]:
     """Everything the template shows; text stays text until the template escapes it."""
     clients: Sequence[Mapping[str, Any]] = (run.get("clients") or {}).get("each") or []
     classes = [str(name) for name in run.get("classes") or []]
@@ -72,11 +74,12 @@ def _page(run: Mapping[str, Any], metrics: Metrics) -> dict[str, Any]:
         "run": run,
         "verdict": run.get("verdict", "failed"),
         "verdict_words": _verdict_words(run),
+        "warning": attack_warning(run),
         "facts": _facts(run, clients, classes),
         "comparison": comparison_rows(run),
         "findings": findings(run),
-        "learning": learning_figure(run, metrics) if metrics else "",
-        "cost": cost_figure(run, metrics) if has_bytes(metrics) else "",
+        "learning": learning_figure(run, metrics, fedavg) if metrics else "",
+        "cost": cost_figure(run, metrics, fedavg) if has_bytes(metrics) else "",
         "counts": counts_figure(counts, clients, classes) if counts else "",
         "clients": [_client_cells(client) for client in clients],
         "confusion": confusion_figure(confusion, classes) if confusion else "",
@@ -106,18 +109,15 @@ def _facts(
     run: Mapping[str, Any], clients: Sequence[Mapping[str, Any]], classes: Sequence[str]
 ) -> list[tuple[str, str]]:
     config = run.get("config") or {}
-    data, strategy = config.get("data") or {}, config.get("strategy") or {}
-    planned = (config.get("federation") or {}).get("rounds")
-    rule = strategy.get("aggregator") or {}
+    data, federation = config.get("data") or {}, config.get("federation") or {}
+    planned = federation.get("rounds")
     student, teacher = run.get("student") or {}, run.get("teacher") or {}
     facts: list[tuple[str, Any]] = [
         ("Dataset", data.get("name")),
-        ("Sites", len(clients) or (config.get("federation") or {}).get("clients")),
+        ("Sites", len(clients) or federation.get("clients")),
         ("Classes", _class_list(classes) if classes else None),
         ("Rounds", f"{run.get('rounds_done') or 0} of {planned}" if planned else run.get("rounds_done")),
-        ("Method", strategy.get("preset")),
-        ("Rule for votes", ", ".join([str(rule.get("name", "")), *_settings(rule)]) if rule else None),
-        ("Codec", strategy.get("codec")),
+        *_exchange_facts(run, config),
         ("Engine", run.get("engine")),
         ("Seed", run.get("seed")),
         ("Student", _model_text(student)),
@@ -130,13 +130,61 @@ def _facts(
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
+def _exchange_facts(run: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The parts of the exchange; what is off is left out."""
+    strategy, tables = config.get("strategy") or {}, run.get("subject") == "classes"
+    cached, late = strategy.get("cache_rounds"), run.get("stragglers")
+    delay = (config.get("stragglers") or {}).get("rounds")
+    return [
+        ("Method", strategy.get("preset")),
+        ("Rule for votes", _part(strategy.get("aggregator"))),
+        ("Votes travel as", strategy.get("uplink")),
+        ("Teachers travel as", strategy.get("downlink")),
+        ("Rows of a round", "no proxy rows: one row a class" if tables else CHOICES.get(strategy.get("choice", ""))),
+        ("Clients vote on", _part((config.get("client") or {}).get("selector"), "rows like their own, by ")),
+        ("Cache", f"a label is used again for {cached} rounds" if cached else None),
+        ("Late votes", _late_text(config.get("federation") or {})),
+        ("Stragglers", f"late by {delay} round{'' if delay == 1 else 's'}: {', '.join(late)}" if late else None),
+        ("Attack", _part(config.get("attack"))),
+    ]
+
+
+# How a round's proxy rows are chosen, in words.
+CHOICES = {
+    "random": "drawn anew",
+    "fixed": "the same in all rounds",
+    "epoch": "all in turn",
+    "disagreement": "half of them where voters disagreed most",
+}
+
+
+def _part(part: Mapping[str, Any] | None, before: str = "") -> str | None:
+    """A part with its settings, the parts inside it too: `mean, weight entropy, then enhanced-era (exponent 2)`."""
+    if not part:
+        return None
+    return ", ".join([before + str(part.get("name", "")), *_settings(part)])
+
+
+def _settings(part: Mapping[str, Any]) -> list[str]:
+    return [f"{key} {_inner(value)}" for key, value in part.items() if key != "name"]
+
+
+def _inner(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    settings = _settings(value)
+    return str(value.get("name", "")) + (f" ({', '.join(settings)})" if settings else "")
+
+
+def _late_text(federation: Mapping[str, Any]) -> str | None:
+    if federation.get("mode") != "async":
+        return None
+    return f"count in the round in which they come, s rounds late as (1 + s)^-{federation.get('staleness')}"
+
+
 def _class_list(classes: Sequence[str]) -> str:
     rest = len(classes) - LISTED_CLASSES
     return f"{len(classes)}: {', '.join(classes[:LISTED_CLASSES])}" + (f" and {rest} more" if rest > 0 else "")
-
-
-def _settings(rule: Mapping[str, Any]) -> list[str]:
-    return [f"{key} {value}" for key, value in rule.items() if key != "name"]
 
 
 def _model_text(student: Mapping[str, Any]) -> str | None:
@@ -184,7 +232,9 @@ def _round_cells(row: Mapping[str, float | None]) -> list[str]:
         whole("round"),
         *(percent(row.get(key)) for key, *_ in CURVES),
         whole("replies"),
+        whole("late"),
         whole("rejected"),
+        whole("rows"),
         size("upload_bytes"),
         size("download_bytes"),
         "–" if seconds is None else f"{seconds:.1f} s",

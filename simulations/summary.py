@@ -15,6 +15,7 @@ from distillation.data import load_proxy, load_samples
 from distillation.models import build_model, parameter_count
 from server.checkpoint import Progress, RoundMetrics
 from server.student_job import build_student, predicted
+from simulations.cohorts import late_of, liars_of
 from simulations.prepared import RunFailed, Setup
 from strategies.selection import participants
 
@@ -46,6 +47,9 @@ def summary(
         "versions": versions(),
         "proxy_sha256": study.proxy_sha256,
         "classes": list(study.classes),
+        "subject": setup.federation.exchange.subject,
+        "attackers": liars_of(config, study.names),
+        "stragglers": late_of(config, study.names),
         "rounds_done": len(rows),
         "student": _student_summary(setup, progress, parameters),
         "teacher": _teacher_summary(progress),
@@ -66,6 +70,7 @@ def summary(
         },
         "local_only": baselines.get("local_only"),
         "pooled": baselines.get("pooled"),
+        "fedavg": baselines.get("fedavg"),
         "failures": [{"round": round_, **asdict(failure)} for round_, failure in failures],
         "upload_bytes": sum(row.upload_bytes for row in rows),
         "download_bytes": sum(row.download_bytes for row in rows),
@@ -77,11 +82,12 @@ def summary(
 
 
 def _student_summary(setup: Setup, progress: Progress, parameters: Mapping[str, int]) -> dict[str, Any]:
-    model = setup.federation.student.model
+    """All None where class tables are exchanged, which teach no student."""
+    model = setup.federation.student.model if setup.federation.has_student else None
     last = progress.last
     return {
         "model": model,
-        "parameters": parameters[model],
+        "parameters": None if model is None else parameters[model],
         "accuracy": last.accuracy if last else None,
         "macro_f1": last.macro_f1 if last else None,
         "best": asdict(progress.best) if progress.best else None,
@@ -89,13 +95,14 @@ def _student_summary(setup: Setup, progress: Progress, parameters: Mapping[str, 
 
 
 def _teacher_summary(progress: Progress) -> dict[str, Any]:
-    if progress.teacher is None:
+    teacher = progress.standing.teacher if progress.standing else None
+    if teacher is None:
         return {"accuracy": None, "entropy_nats": None, "sha256": None}
-    probabilities = progress.teacher.probabilities()
-    digest = hashlib.sha256(progress.teacher.rows.tobytes() + progress.teacher.log_probs.tobytes())
+    probabilities = teacher.probabilities()
+    digest = hashlib.sha256(teacher.rows.tobytes() + teacher.log_probs.tobytes())
     return {
         "accuracy": progress.rounds[-1].teacher_accuracy,
-        "entropy_nats": float(-(probabilities * progress.teacher.log_probs).sum(axis=1).mean()),
+        "entropy_nats": float(-(probabilities * teacher.log_probs).sum(axis=1).mean()),
         "sha256": digest.hexdigest(),
     }
 
@@ -113,7 +120,7 @@ def _weights_bytes(setup: Setup, rows: tuple[RoundMetrics, ...], parameters: Map
 def _confusion(setup: Setup, progress: Progress) -> list[list[int]] | None:
     """Test rows by (true class, class that the last student says)."""
     test = load_samples(setup.study.test)
-    if not progress.student or test.labels is None:
+    if not progress.student or progress.last is None or test.labels is None:
         return None
     student = build_student(setup.federation, load_proxy(setup.study.proxy, verify=False))
     student.restore(progress.student)

@@ -48,7 +48,7 @@ class _Worker:
         self._proxy = load_proxy(study / "proxy", verify=False)
         self._test = load_samples(study / "test.safetensors")
         self._nodes: dict[str, Any] = {}
-        self._plan = b""
+        self._shared = b""
 
     def _node(self, site: str) -> Any:
         from client.node import Node
@@ -64,20 +64,30 @@ class _Worker:
 
         site = command.get("site", "")
         match command["do"]:
-            case "plan":
-                self._plan = blob
+            case "share":
+                self._shared = blob
                 return {}, b""
             case "forget":
                 self._nodes.clear()
                 return {}, b""
             case "answer":
-                return {}, self._node(site).answer(self._plan)
+                return {}, self._node(site).answer(blob)
             case "evaluate":
                 return {"accuracy": baselines.accuracy(self._node(site).learner, self._test)}, b""
             case "local_only":
                 return {"accuracy": baselines.local_only(self._node(site), command["rounds"], self._test)}, b""
             case "pooled":
                 return {"accuracy": self._pooled(command)}, b""
+            case "fedavg":
+                return {}, self._fedavg(command)
+            case "fedavg_accuracy":
+                return {"accuracy": self._fedavg_accuracy(command)}, b""
+            case "proxy_fit":
+                return self._proxy_fit(site)
+            case "robustness":
+                from simulations.robustness import run_cell
+
+                return run_cell(self._study, command, self._proxy, self._test), b""
             case "memory":
                 return memory(), b""
             case unknown:
@@ -97,6 +107,33 @@ class _Worker:
             seed=command["seed"],
             device=command["device"],
         )
+
+    def _proxy_fit(self, site: str) -> tuple[dict[str, Any], bytes]:
+        """A site's votes on all proxy and all test rows after one local training, then what its selector keeps."""
+        import numpy as np
+
+        from strategies.soft_labels import log_softmax
+
+        competence, learner = self._node(site).preview()
+        logits = [learner.logits(samples.features) for samples in (self._proxy.samples, self._test)]
+        votes = log_softmax(np.concatenate(logits)).astype("<f4").tobytes()
+        return {"votes_bytes": len(votes)}, votes + competence.kept.astype(np.uint8).tobytes()
+
+    def _fedavg(self, command: dict[str, Any]) -> bytes:
+        from distillation.data import load_samples
+        from simulations.fedavg import Job, local_update
+
+        site = command["site"]
+        private = load_samples(self._study / "sites" / site / "private.safetensors")
+        job = Job.from_json(command["job"])
+        return local_update(self._shared, job, site, command["round"], self._proxy, private)
+
+    def _fedavg_accuracy(self, command: dict[str, Any]) -> float:
+        from simulations.baselines import accuracy
+        from simulations.fedavg import Job, learner_of
+
+        job = Job.from_json(command["job"])
+        return accuracy(learner_of(self._shared, job, self._proxy, None), self._test)
 
 
 def memory() -> dict[str, Any]:
@@ -127,7 +164,7 @@ def serve(study: Path, commands: BinaryIO, answers: BinaryIO) -> None:
             header, answer = worker.do(command, blob)
         except Exception as error:  # the parent decides what becomes of it; a worker lives on
             header, answer = {"error": f"{type(error).__name__}: {error}"}, b""
-        if command["do"] not in ("plan", "forget"):
+        if command["do"] not in ("share", "forget"):
             write_frame(answers, {**header, "do": command["do"], "site": command.get("site", "")}, answer)
 
 

@@ -1,36 +1,135 @@
-"""What turns votes into a teacher."""
+"""What turns votes into a teacher: the seams that every rule, weighting and sharpening fits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.messages import ClientReport
-from strategies.soft_labels import SoftLabels
+from strategies.soft_labels import Float64, Int64, SoftLabels
 
 # What a rule remembers between rounds: named arrays, so that a checkpoint is a safetensors file.
 State = Mapping[str, NDArray[np.float64]]
 
 
-class Aggregator(Protocol):
-    """A frozen dataclass whose fields are the rule's hyper-parameters. State goes in and comes out."""
+def voters_needed(clients: int, quorum: float | int) -> int:
+    """The one quorum rule: how many voters a row needs to be in the teacher.
 
-    def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:
+    Args:
+        clients: K, how many were asked; at least 1.
+        quorum: a whole number of voters, or a share of the clients below 1.
+
+    Returns:
+        min(K, quorum) for a number; min(K, max(2, ceil(quorum * K))) for a share: one client's vote alone is never
+        published as everybody's teacher unless a number of 1 says so.
+
+    >>> [voters_needed(clients, 0.3) for clients in (1, 2, 5, 20)], voters_needed(20, 1)
+    ([1, 2, 2, 6], 1)
+    """
+    if isinstance(quorum, int):
+        return min(clients, max(1, quorum))
+    # The rounding to 9 digits keeps 0.3 * 10 = 3.0000000000000004 at three voters.
+    return min(clients, max(2, math.ceil(round(quorum * clients, 9))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ballot:
+    """What a round's votes are about.
+
+    Attributes:
+        rows: [n] rows that anybody may have voted on, strictly increasing.
+        classes: C.
+        clients: K, how many were asked.
+        needed: voters that a row needs; see voters_needed.
+        round: from 1.
+        seed: of draws that break ties.
+    """
+
+    rows: Int64
+    classes: int
+    clients: int
+    needed: int = 1
+    round: int = 1
+    seed: int = 0
+
+    def positions(self, report: ClientReport) -> slice | Int64:
+        """Where a report's rows stand among the ballot's.
+
+        Raises:
+            ValueError: it voted on a row that is not on the ballot, or on other classes.
+        """
+        rows = report.soft_labels.rows
+        if report.soft_labels.classes != self.classes:
+            raise ValueError(
+                f"client {report.client!r} voted on {report.soft_labels.classes} classes, not {self.classes}"
+            )
+        if rows is self.rows or np.array_equal(rows, self.rows):
+            return slice(None)
+        found = np.searchsorted(self.rows, rows)
+        if len(rows) and (found[-1] >= len(self.rows) or not np.array_equal(self.rows[found], rows)):
+            raise ValueError(f"client {report.client!r} voted on rows that are not on the ballot")
+        return found.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a rule made of a round's votes.
+
+    Attributes:
+        teacher: on the rows that met the quorum; what the student learns.
+        state: what the rule remembers.
+        choices: several teachers on the same rows, of which a client takes the nearest to its vote, row by row (COMET);
+            empty: everybody gets `teacher`.
+        personal: a teacher of its own by client name (Jeong's leave-one-out tables); empty: everybody gets `teacher`.
+    """
+
+    teacher: SoftLabels
+    state: State = field(default_factory=dict)
+    choices: tuple[SoftLabels, ...] = ()
+    personal: Mapping[str, SoftLabels] = field(default_factory=dict)
+
+
+class Aggregator(Protocol):
+    """A frozen dataclass whose fields are the rule's hyper-parameters. State goes in and comes out.
+
+    A class attribute `needs` names what its reports must carry beside votes: of strategies.messages.WANTS.
+    """
+
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
         """The ensemble teacher of one round.
 
         Args:
             state: what the rule remembered of earlier rounds; empty at first.
-            reports: checked reports on the same rows, in any order. A rule that streams consumes them one by
+            ballot: rows, classes and quorum.
+            reports: checked reports on rows of the ballot, in any order. A rule that streams consumes them one by
                 one and never holds two; one that cannot says so, with its memory.
 
         Raises:
-            ValueError: no report at all, or reports on different rows.
+            ValueError: no report at all, or reports on rows that are not on the ballot.
 
         Guarantees:
             The teacher does not depend on the order of reports, bitwise; scaling all weights changes nothing
-            beyond rounding.
+            beyond rounding. A row with fewer voters than the ballot needs is not in it.
         """
+        ...
+
+
+class Weighting(Protocol):
+    """A rule whose trust in each vote can also be lent to another rule: `weight = "confidence"`."""
+
+    def weights(self, report: ClientReport) -> Float64:
+        """[n] in [0, 1], one for each row of the report; only ratios on a row matter."""
+        ...
+
+
+class Sharpening(Protocol):
+    """A rule whose last step can also follow another rule: `then = { name = "enhanced-era", exponent = 2 }`."""
+
+    def sharpen(self, log_probs: Float64) -> Float64:
+        """[n, classes] log-probabilities in, unnormalised log-probabilities out."""
         ...

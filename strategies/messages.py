@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from strategies.soft_labels import Int64, SoftLabels
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.soft_labels import Float64, Int64, SoftLabels
 
 # Only ratios of weights matter; within these bounds the order-free sum keeps nine digits of the lightest vote.
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1.0
@@ -15,30 +19,96 @@ REFUSALS = (
     "proxy_not_allowed",
     "too_many_rows",
     "too_many_answers",
+    "not_released",  # the plan asks for scores, counts or class tables, and the site's policy does not give them
     "wrong_classes",
     "stale_round",
     "conflicting_plan",
     "unreadable_plan",
     "unknown_rows",
     "bad_teacher",
+    "need_key",  # the plan's difference does not fit what this site has: the next one must carry everything
+    "unsupported",  # this site cannot do what the plan asks, for example class tables with its kind of data
     "diverged",
     "storage_error",
     "internal_error",
 )
 
+# What a plan may ask beside votes; each is a further release, and the site's policy decides.
+WANTS = ("scores", "counts")
+
+# Teachers that one plan may carry: what a site must hold at once.
+MOST_TEACHERS = 16
+
+# What a row number means: a row of the proxy set, or a class (per-class tables need no proxy rows).
+Subject = Literal["proxy", "classes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Rows that both ends compute instead of sending them: see strategies.selection.drawn.
+
+    Attributes:
+        seed: 64 bits.
+        total: of rows to draw from.
+        offset, count: which ranks of the draw.
+    """
+
+    seed: int
+    total: int
+    offset: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.seed < 2**64 and self.offset >= 0 and self.count >= 0 and self.total < 2**32):
+            raise ValueError(f"{self} has a number out of bounds")
+        if self.offset + self.count > self.total:
+            raise ValueError(f"ranks {self.offset} to {self.offset + self.count - 1} of {self.total} rows: too many")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sync:
+    """The teacher as a difference to the table of labels that a client already has.
+
+    Attributes:
+        base: the client's table must hold at least what it was sent up to this round; 0: nothing is needed.
+        rows: [n] proxy rows that the teacher of this plan names.
+        digest: 8 bytes over those rows and their symbols, in the client's table after the change.
+        changed: [m] proxy rows whose symbols follow.
+        symbols: [m, width] in the downlink's codec.
+    """
+
+    base: int
+    rows: Int64
+    digest: bytes
+    changed: Int64
+    symbols: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != 8:
+            raise ValueError(f"the digest has {len(self.digest)} bytes: 8 expected")
+        if len(self.symbols) != len(self.changed):
+            raise ValueError(f"{len(self.symbols)} rows of symbols for {len(self.changed)} changed rows")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundPlan:
-    """What the coordinator sends down: last round's teacher and the rows that want a vote.
+    """What the coordinator sends down: the last teacher and the rows that want a vote.
 
     Attributes:
         run: 32 hex digits, one run of one federation.
         round: from 1.
         proxy_sha256, classes_sha256: 64 hex digits each; content and order of the proxy set and of the classes.
         classes: number of classes.
-        codec: name of the codec that answers must use.
-        ask_rows: [n] proxy rows, strictly increasing.
-        teacher: the ensemble teacher of the round before; None in the first round.
+        uplink, downlink: how votes travel up and teachers down; see strategies.codecs.link_named.
+        ask_rows: [n] rows, strictly increasing.
+        teachers: none in the first round; one; or several on the same rows, of which a client takes, row by row, the
+            one nearest to its own vote (COMET). With `sync` it is empty.
+        sync: the teacher as a difference, instead of `teachers`.
+        have: the round of this client's last answer that the coordinator has decoded; 0: none. A difference may refer
+            to it.
+        subject: what row numbers mean.
+        wants: names of WANTS.
+        ask_draw, teacher_draw: where rows are a draw, the few numbers that travel instead of them.
     """
 
     run: str
@@ -46,9 +116,16 @@ class RoundPlan:
     proxy_sha256: str
     classes_sha256: str
     classes: int
-    codec: str
     ask_rows: Int64
-    teacher: SoftLabels | None
+    uplink: str = "float32"
+    downlink: str = "float32"
+    teachers: tuple[SoftLabels, ...] = ()
+    sync: Sync | None = None
+    have: int = 0
+    subject: Subject = "proxy"
+    wants: tuple[str, ...] = ()
+    ask_draw: Draw | None = None
+    teacher_draw: Draw | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.round < 2**32:
@@ -59,29 +136,53 @@ class RoundPlan:
             value = getattr(self, name)
             if len(value) != digits or not set(value) <= set("0123456789abcdef"):
                 raise ValueError(f"{name}={value!r} must be {digits} lower-case hex digits")
+        if not 0 <= self.have < self.round:
+            raise ValueError(f"have={self.have} must be a round before {self.round}, or 0")
+        if self.sync is not None and (self.teachers or not 0 <= self.sync.base < self.round):
+            raise ValueError("a plan has teachers or a difference to an earlier round, not both")
+        if len(self.teachers) > MOST_TEACHERS:
+            raise ValueError(f"{len(self.teachers)} teachers; a plan carries at most {MOST_TEACHERS}")
+        if any(not np.array_equal(other.rows, self.teachers[0].rows) for other in self.teachers[1:]):
+            raise ValueError("several teachers must be on the same rows")
+        if not set(self.wants) <= set(WANTS):
+            raise ValueError(f"wants={self.wants} must be of {', '.join(WANTS)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientReport:
-    """What one client sends up: its soft labels on the asked rows.
+    """What one client sends up: its soft labels on the asked rows, or on those of them that it votes on.
 
     Attributes:
         client: the site's name; sorted by it wherever order could matter.
         round: the round it answers.
-        soft_labels: its votes.
-        weight: trust in this client, in [0.001, 1]; only ratios matter.
+        soft_labels: its votes; a row that is left out is an abstention.
+        weight: trust in this client, in [0.001, 1]; only ratios matter. At the coordinator, after weighing, one
+            number in [0, 1] for each of its rows.
+        scores: [n] in [0, 1], the site's own trust in each of its votes (FedAUX); None unless asked and allowed.
+        counts: [classes] at least 0, the site's own rows of each class; None unless asked and allowed.
     """
 
     client: str
     round: int
     soft_labels: SoftLabels
-    weight: float = 1.0
+    weight: float | Float64 = 1.0
+    scores: Float64 | None = None
+    counts: Float64 | None = None
 
     def __post_init__(self) -> None:
-        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+        votes = self.soft_labels
+        if isinstance(self.weight, np.ndarray):
+            _check_share("weight", self.weight, len(votes.rows))
+        elif not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
             raise ValueError(
                 f"weight={self.weight} must be in [{MIN_WEIGHT}, {MAX_WEIGHT}]: divide all weights by the largest"
             )
+        if self.scores is not None:
+            _check_share("scores", self.scores, len(votes.rows))
+        if self.counts is not None and not (
+            self.counts.shape == (votes.classes,) and np.isfinite(self.counts).all() and (self.counts >= 0).all()
+        ):
+            raise ValueError(f"counts must be {votes.classes} finite numbers, none below 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +196,8 @@ class Refusal:
     def __post_init__(self) -> None:
         if self.code not in REFUSALS:
             raise ValueError(f"unknown refusal {self.code!r}; known: {', '.join(REFUSALS)}")
+
+
+def _check_share(name: str, values: Float64, rows: int) -> None:
+    if values.shape != (rows,) or not ((values >= 0.0) & (values <= 1.0)).all():  # NaN is neither
+        raise ValueError(f"{name} must be {rows} numbers in [0, 1], one a row")

@@ -1,17 +1,22 @@
-"""Which proxy rows and which clients a round asks: pure functions of (seed, round)."""
+"""Which proxy rows and which clients a round asks: pure functions of (seed, round) and of what was heard so far."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.messages import Draw
 from strategies.seeds import stream_seed
-from strategies.soft_labels import Int64
+from strategies.soft_labels import Float64, Int64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+# How a round's proxy rows are chosen.
+CHOICES = ("random", "fixed", "epoch", "disagreement")
 
 
 def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -31,25 +36,63 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def _lowest(seed: int, total: int, count: int) -> Int64:
-    """[count] of the numbers 0..total-1, ascending: those with the lowest keyed hash."""
-    keys = splitmix64(np.uint64(seed) + np.arange(total, dtype=np.uint64) * _GOLDEN)
-    return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
+def drawn(draw: Draw) -> Int64:
+    """[count] of the numbers 0..total-1, ascending: those of ranks offset to offset + count - 1 by keyed hash."""
+    return np.sort(_ranked(draw.seed, draw.total)[draw.offset : draw.offset + draw.count])
 
 
-def proxy_rows(seed: int, round_: int, total: int, count: int) -> Int64:
-    """The proxy rows that a round asks for.
+@lru_cache(maxsize=4)  # a plan names two draws, and a round's plans all the same ones
+def _ranked(seed: int, total: int) -> Int64:
+    ranked = np.argsort(_keys(seed, total), kind="stable").astype(np.int64)
+    ranked.flags.writeable = False
+    return ranked
+
+
+def _keys(seed: int, total: int) -> NDArray[np.uint64]:
+    """The keyed hash of each of the numbers 0..total-1."""
+    return splitmix64(np.uint64(seed) + np.arange(total, dtype=np.uint64) * _GOLDEN)
+
+
+def proxy_draw(seed: int, round_: int, total: int, count: int, choice: str = "random") -> Draw:
+    """The proxy rows that a round asks for, as the few numbers that both ends compute them from.
 
     Args:
         seed: the federation's seed.
         round_: from 1.
         total: rows of the proxy set.
         count: rows wanted; all of them where count >= total.
+        choice: `random` draws anew each round; `fixed` keeps one draw for the whole run; `epoch` cuts one permutation
+            into blocks, so that a row comes back only when all blocks have had their turn (what does not fill a
+            block waits for the next permutation).
+    """
+    count = min(count, total)
+    if choice == "fixed":
+        return Draw(stream_seed(seed, "proxy-rows", 0), total, 0, count)
+    if choice == "epoch":
+        epoch, block = divmod(round_ - 1, total // count)
+        return Draw(stream_seed(seed, "proxy-rows", "epoch", epoch), total, block * count, count)
+    return Draw(stream_seed(seed, "proxy-rows", round_), total, 0, count)
+
+
+def disputed_rows(seed: int, round_: int, disagreement: Float64, count: int) -> Int64:
+    """Active choice: half of the rows are those that voters disputed most, half are drawn among the others.
+
+    Args:
+        disagreement: [total] of each row when it was last voted on, in nats; NaN where it never was.
+        count: rows wanted; all of them where count >= total.
 
     Returns:
-        [min(count, total)] row numbers, strictly increasing.
+        [min(count, total)] row numbers, strictly increasing; a row that was never voted on is drawn, not chosen.
     """
-    return _lowest(stream_seed(seed, "proxy-rows", round_), total, count)
+    total = len(disagreement)
+    count = min(count, total)
+    keys = _keys(stream_seed(seed, "disputed", round_), total)
+    known = np.flatnonzero(~np.isnan(disagreement))
+    # Ties in the order of the draw, not of the row numbers.
+    by_dispute = known[np.lexsort((keys[known], -disagreement[known]))][: count // 2]
+    rest = np.setdiff1d(np.arange(total), by_dispute)
+    others = rest[np.argsort(keys[rest], kind="stable")][: count - len(by_dispute)]
+    return np.sort(np.concatenate([by_dispute, others])).astype(np.int64)
 
 
 def participants(seed: int, round_: int, clients: Sequence[str], participation: float) -> tuple[str, ...]:
@@ -61,5 +104,5 @@ def participants(seed: int, round_: int, clients: Sequence[str], participation: 
     ordered = sorted(clients)
     # The rounding to 9 digits keeps 0.1 * 30 = 3.0000000000000004 at three clients.
     count = max(1, math.ceil(round(participation * len(ordered), 9)))
-    chosen = _lowest(stream_seed(seed, "participants", round_), len(ordered), count)
+    chosen = drawn(Draw(stream_seed(seed, "participants", round_), len(ordered), 0, count))
     return tuple(ordered[i] for i in chosen)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,16 @@ import torch
 from client.config import PolicySection, SiteConfig, TrainingSection, write_site
 from distillation.data import Samples, load_proxy, save_proxy, save_samples
 from distillation.inputs import Column, TableInputs
-from strategies.messages import RoundPlan
+from server.rounds import Reply
+from simulations.config import ExperimentConfig, parse_config
+from simulations.in_process import WorkerError
+from simulations.worker import _Worker
+from strategies.messages import Refusal, RoundPlan
+from strategies.wire import decode_plan, encode_refusal
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("consilium", deadline=None)
+hypothesis.settings.load_profile("consilium")
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +87,101 @@ def make_plan() -> Callable[..., RoundPlan]:
             "proxy_sha256": proxy.sha256,
             "classes_sha256": proxy.classes_sha256,
             "classes": 3,
-            "codec": "float32",
             "ask_rows": np.arange(0, 60, 2),
-            "teacher": None,
         }
         return RoundPlan(**{**told, **changed})
+
+    return make
+
+
+TINY: dict[str, Any] = {
+    "federation": {"clients": 4, "rounds": 2, "rows_per_round": 40, "workers": 1, "device": "cpu"},
+    "data": {"name": "digits", "partition": "iid", "proxy": 60, "private": 200, "test": 100},
+    "client": {"models": ["linear"], "batch_size": 10, "local_epochs": 2, "distil_epochs": 1},
+    "student": {"model": "linear", "batch_size": 10, "distil_epochs": 3},
+}
+
+
+class InlinePool:
+    """simulations.in_process.WorkerPool with its worker in this very process: no start-up, the same answers.
+
+    Attributes:
+        refusing: sites that decline every plan without looking at it.
+        joining: sites that are there from this round on only.
+    """
+
+    refusing: frozenset[str] = frozenset()
+    joining: Mapping[str, int] = {}
+
+    def __init__(self, study: Path, sizes: Mapping[str, int], workers: int, timeout_s: float) -> None:
+        self._worker, self._sizes, self._rounds = _Worker(study), sizes, 0
+
+    def __enter__(self) -> InlinePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def clients(self) -> Sequence[str]:
+        return sorted(site for site in self._sizes if self.joining.get(site, 1) <= self._rounds + 1)
+
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        self._rounds += 1
+        for site, blob in plans.items():
+            if site in self.refusing:
+                plan = decode_plan(blob, len(self._worker._proxy.samples))
+                yield Reply(site, encode_refusal(Refusal(site, plan.round, "no_policy"), plan.run))
+            else:
+                yield Reply(site, self._worker.do({"do": "answer", "site": site}, blob)[1])
+
+    def answers(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
+        for command in commands:
+            try:
+                header, blob = self._worker.do(command, b"")
+            except Exception as error:  # as serve and the pool do
+                site = command.get("site") or "all sites"
+                raise WorkerError(f"{command['do']} of {site}: {type(error).__name__}: {error}") from None
+            yield command, header, blob
+
+    def tasks(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
+        for command, header, _ in self.answers(commands):
+            yield command, float(header["accuracy"])
+
+    def evaluate(self) -> dict[str, float]:
+        return {
+            command["site"]: score
+            for command, score in self.tasks([{"do": "evaluate", "site": s} for s in sorted(self._sizes)])
+        }
+
+
+def _without_processes(patch: pytest.MonkeyPatch) -> type[InlinePool]:
+    pool = type("Inline", (InlinePool,), {})
+    for module in ("experiment", "studies", "robustness"):
+        patch.setattr(f"simulations.{module}.WorkerPool", pool)
+    return pool
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> type[InlinePool]:
+    """Experiments and studies without worker processes; what is set in the returned class is this test's own."""
+    return _without_processes(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def inline_module() -> Iterator[None]:
+    """The same for what a whole module shares."""
+    with pytest.MonkeyPatch.context() as patch:
+        _without_processes(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., ExperimentConfig]:
+    """A function that makes a configuration of four sites with digits, two rounds in a second; sections as keywords."""
+
+    def make(**changed: Mapping[str, Any]) -> ExperimentConfig:
+        sections = {**TINY, **{key: {**TINY.get(key, {}), **value} for key, value in changed.items()}}
+        return parse_config(sections, ".")
 
     return make

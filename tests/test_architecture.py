@@ -55,3 +55,9 @@ def test_nothing_that_runs_code_from_a_file_is_called(word):
         if f"import {word}" in line or f"{word}(" in line or f"{word}=" in line
     ]
     assert calls == []
+
+
+def test_no_source_file_is_longer_than_four_hundred_lines():
+    packages = ("strategies", "privacy", "distillation", "client", "server", "simulations", "consilium")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert [path.name for path in files if len(path.read_text().splitlines()) >= 400] == []

@@ -12,12 +12,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from server.rounds import Exchange, Reply, run_rounds
+from server.exchange import Exchange
+from server.rounds import Reply, run_rounds
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.worker import peak_bytes
 from strategies.aggregators import AGGREGATORS, build_aggregator
@@ -27,7 +29,19 @@ from strategies.wire import decode_plan, encode_report
 
 ROWS, CLASSES, CLIENTS = 1000, 10, 1000
 LIMIT_MB = 500
-EXCHANGE = Exchange("ab" * 16, 1, "a1" * 32, "b2" * 32, CLASSES, ROWS, "float16", ROWS, 1.0, 1.0)
+EXCHANGE = Exchange(
+    run="ab" * 16,
+    seed=1,
+    proxy_sha256="a1" * 32,
+    classes_sha256="b2" * 32,
+    classes=CLASSES,
+    proxy_rows=ROWS,
+    uplink="float16",
+    downlink="float16",
+    rows_per_round=ROWS,
+    quorum=1.0,
+    participation=1.0,
+)
 
 
 class Senders:
@@ -37,23 +51,29 @@ class Senders:
         self.clients = [f"site-{index:04}" for index in range(count)]
         self.away_s = 0.0
 
-    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
-        """One honest reply each."""
-        decoded, rng = decode_plan(plan), np.random.default_rng(0)
-        for client in clients:
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        """One honest reply each, with what the plan asks beside votes."""
+        rng = np.random.default_rng(0)
+        (plan,) = (decode_plan(blob, ROWS, CLASSES) for blob in set(plans.values()))
+        rows = plan.ask_rows
+        scores = np.linspace(0.0, 1.0, len(rows)) if "scores" in plan.wants else None
+        counts = np.arange(1.0, CLASSES + 1.0) if "counts" in plan.wants else None
+        for client in plans:
             started = time.perf_counter()
-            votes = SoftLabels.from_logits(decoded.ask_rows, rng.normal(size=(ROWS, CLASSES)))
-            blob = encode_report(ClientReport(client, 1, votes), decoded)
+            votes = SoftLabels.from_logits(rows, rng.normal(size=(len(rows), CLASSES)))
+            blob = encode_report(ClientReport(client, 1, votes, scores=scores, counts=counts), plan)
             self.away_s += time.perf_counter() - started
             yield Reply(client, blob)
 
 
 def measure(rule: str) -> dict[str, float]:
     """Seconds and peak memory for few and for all clients."""
+    aggregator = build_aggregator(rule, {})
+    exchange = replace(EXCHANGE, subject=getattr(aggregator, "subject", "proxy"))
     for count in (10, CLIENTS):
         senders = Senders(count)
         started = time.perf_counter()
-        list(run_rounds(senders, build_aggregator(rule, {}), EXCHANGE, 1))
+        list(run_rounds(senders, aggregator, exchange, 1))
         seconds = time.perf_counter() - started - senders.away_s
         if count == 10:
             few = peak_bytes()

@@ -1,4 +1,4 @@
-"""Every benchmark, one after another; each writes its section of the README: a quarter of an hour on two cores."""
+"""Every benchmark, one after another; each writes its section of the README: two hours on two cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ COMMANDS = (
     ("comparisons", "heart-disease"),
     ("aggregation",),
     ("round_speed",),
-    ("mnist_ds_fl",),
+    ("rules",),
+    ("robustness",),
+    ("presets",),
+    ("scarlet",),
+    ("cfd",),
 )
 
 

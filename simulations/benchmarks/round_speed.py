@@ -23,8 +23,8 @@ from server.coordinator import coordinate
 from simulations.benchmarks.floor import BATCH, LR, cnn_small, distil
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.config import load_config
-from simulations.experiment import prepare
 from simulations.in_process import WorkerPool, available_cores
+from simulations.preparation import prepare
 from simulations.prepared import Setup
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist-ds-fl.toml"

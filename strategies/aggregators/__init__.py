@@ -3,39 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from typing import Any
 
 from strategies.aggregator import Aggregator
+from strategies.aggregators.class_count import ClassCount
+from strategies.aggregators.clustered import Clustered
+from strategies.aggregators.confidence import Confidence
+from strategies.aggregators.cosine_filter import CosineFilter
+from strategies.aggregators.cronus import Cronus
 from strategies.aggregators.enhanced_era import EnhancedEra
+from strategies.aggregators.entropy import Entropy
 from strategies.aggregators.era import Era
+from strategies.aggregators.expguard import ExpGuard
+from strategies.aggregators.geometric_median import GeometricMedian
+from strategies.aggregators.hard_vote import HardVote
 from strategies.aggregators.logit_mean import LogitMean
 from strategies.aggregators.mean import Mean
+from strategies.aggregators.median import Median
+from strategies.aggregators.per_class import PerClass
+from strategies.aggregators.pipeline import Pipeline
+from strategies.aggregators.sample_weighted import SampleWeighted
+from strategies.aggregators.spectral_filter import SpectralFilter
+from strategies.aggregators.trimmed_mean import TrimmedMean
+from strategies.aggregators.variance import Variance
+from strategies.parts import build_part, part_class
 
-AGGREGATORS: dict[str, type[Mean] | type[LogitMean] | type[Era] | type[EnhancedEra]] = {
+AGGREGATORS: dict[str, type] = {
     "mean": Mean,
     "logit-mean": LogitMean,
     "era": Era,
     "enhanced-era": EnhancedEra,
+    "confidence": Confidence,
+    "entropy": Entropy,
+    "variance": Variance,
+    "sample-weighted": SampleWeighted,
+    "class-count": ClassCount,
+    "hard-vote": HardVote,
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "geometric-median": GeometricMedian,
+    "spectral-filter": SpectralFilter,
+    "cosine-filter": CosineFilter,
+    "cronus": Cronus,
+    "expguard": ExpGuard,
+    "clustered": Clustered,
+    "per-class": PerClass,
 }
 
 
-def build_aggregator(name: str, settings: Mapping[str, float]) -> Aggregator:
-    """The rule `name` with its settings.
+def build_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
+    """The rule `name`, with its settings and with what stands around it.
+
+    Args:
+        name: a key of AGGREGATORS, or `module:Name` of a rule outside the tree.
+        settings: the rule's fields, a rule itself by name or as a table with a name; and, for every rule, `weight`
+            (a rule that has weights), `then` (a rule that sharpens) and `ambiguity`: see Pipeline.
 
     Raises:
         KeyError: unknown rule.
-        ValueError: unknown setting, or a value out of the rule's bounds.
+        ValueError: unknown setting, a value out of the rule's bounds, a rule that cannot stand in that place.
 
     >>> build_aggregator("era", {"temperature": 0.2})
     Era(temperature=0.2)
+    >>> build_aggregator("mean", {"weight": "entropy", "then": {"name": "enhanced-era", "exponent": 3}})
+    Pipeline(rule=Mean(), weight=Entropy(cap=1.0), ambiguity=2.0, then=EnhancedEra(exponent=3))
     """
-    if name not in AGGREGATORS:
-        raise KeyError(f"unknown aggregator {name!r}; known: {', '.join(sorted(AGGREGATORS))}")
-    rule = AGGREGATORS[name]
-    known = [field.name for field in fields(rule)]
-    for key, value in settings.items():
-        if key not in known:
-            raise ValueError(f"aggregator {name!r} has no setting {key!r}; known: {', '.join(known) or 'none'}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"aggregator {name!r}: {key}={value!r} must be a number")
-    return rule(**settings)
+    own = {key: value for key, value in settings.items() if key not in ("weight", "then", "ambiguity")}
+    rule: Aggregator = build_part("aggregator", AGGREGATORS, name, own, "aggregate")
+    around: dict[str, Any] = {key: settings[key] for key in ("ambiguity",) if key in settings}
+    for key, method in (("weight", "weights"), ("then", "sharpen")):
+        if key in settings:
+            around[key] = _companion(key, settings[key], method)
+    if not around:
+        return rule
+    ambiguity = around.get("ambiguity", 2.0)
+    if isinstance(ambiguity, bool) or not isinstance(ambiguity, int | float):
+        raise ValueError(f"aggregator {name!r}: ambiguity={ambiguity!r} must be a number")
+    return Pipeline(rule, **around)
+
+
+def _companion(key: str, told: Any, method: str) -> Any:
+    """A rule beside the rule: by name, or as a table with a name."""
+    table = {"name": told} if isinstance(told, str) else told
+    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
+        raise ValueError(f"aggregator: {key}={told!r} must be a rule's name, or a table with a name")
+    rest = {name: value for name, value in table.items() if name != "name"}
+    if not hasattr(part_class("aggregator", AGGREGATORS, table["name"]), method):
+        able = sorted(name for name, rule in AGGREGATORS.items() if hasattr(rule, method))
+        raise ValueError(f"aggregator: {key}={table['name']!r} has no {method}; {key} can be {', '.join(able)}")
+    return build_part("aggregator", AGGREGATORS, table["name"], rest, method)

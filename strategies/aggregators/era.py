@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from strategies.aggregator import State
+import numpy as np
+
+from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.pooling import mean_probabilities
 from strategies.messages import ClientReport
-from strategies.soft_labels import SoftLabels
+from strategies.soft_labels import Float64, SoftLabels
 
 
 @dataclass(frozen=True, slots=True)
 class Era:
-    """y = softmax(m / T) over classes of the mean *probability* m. Streams.
+    """y = softmax(m / T) over classes of the mean *probability* m. Streams; as a sharpening it follows other rules.
 
     Attributes:
         temperature: T in [0.001, 1). The odds of class a over c become exp((m_a - m_c) / T): a pair is sharpened
@@ -29,6 +31,10 @@ class Era:
                 f"temperature={self.temperature} must be in [0.001, 1): at 1 and above ERA flattens; DS-FL uses 0.1"
             )
 
-    def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:
-        rows, mean = mean_probabilities(reports)
-        return SoftLabels.from_logits(rows, mean / self.temperature), state
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
+        pooled = mean_probabilities(ballot, reports)
+        return Outcome(SoftLabels.from_logits(pooled.rows, pooled.mean / self.temperature), state)
+
+    def sharpen(self, log_probs: Float64) -> Float64:
+        sharpened: Float64 = np.exp(log_probs) / self.temperature
+        return sharpened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from strategies.aggregator import State
+from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.pooling import mean_log_probs
 from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
@@ -20,6 +20,6 @@ class LogitMean:
     different classes, `mean` or `era` is the better rule.
     """
 
-    def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:
-        rows, mean = mean_log_probs(reports)
-        return SoftLabels.from_logits(rows, mean), state
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
+        pooled = mean_log_probs(ballot, reports)
+        return Outcome(SoftLabels.from_logits(pooled.rows, pooled.mean), state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from strategies.aggregator import State
+from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.pooling import log_of, mean_probabilities
 from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
@@ -19,6 +19,6 @@ class Mean:
         A share a of malicious voters moves a row by at most 2a in L1. One client's mean is its own vote.
     """
 
-    def aggregate(self, state: State, reports: Iterable[ClientReport]) -> tuple[SoftLabels, State]:
-        rows, mean = mean_probabilities(reports)
-        return SoftLabels.from_logits(rows, log_of(mean)), state
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
+        pooled = mean_probabilities(ballot, reports)
+        return Outcome(SoftLabels.from_logits(pooled.rows, log_of(pooled.mean)), state)

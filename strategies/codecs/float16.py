@@ -5,23 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from strategies.codecs.plain import decode_as, encode_as
-from strategies.soft_labels import Float32
+import numpy as np
+
+from strategies.codecs.codec import UInt8
+from strategies.codecs.plain import byte_block, byte_columns, floats, floored
+from strategies.soft_labels import Float32, Int64
 
 
 @dataclass(frozen=True, slots=True)
 class Float16:
     """Round trip error: at most 2^-11 of a log-probability, 0.008 nats at the floor of ln 1e-7."""
 
+    def alphabets(self, classes: int) -> Int64:
+        return np.full(2 * classes, 256)
+
+    def groups(self, classes: int) -> Int64:
+        return np.tile(np.arange(2), classes)
+
+    def symbols(self, log_probs: Float32, rows: Int64) -> UInt8:
+        return byte_columns(floored(log_probs), "<f2")
+
+    def values(self, symbols: UInt8, classes: int) -> Float32:
+        return floats(symbols, "<f2")
+
     def size(self, rows: int, classes: int) -> int:
         return 2 * rows * classes
+
+    def pack(self, symbols: UInt8, classes: int) -> bytes:
+        return symbols.tobytes()
+
+    def unpack(self, payload: bytes, rows: int, classes: int) -> UInt8:
+        return byte_block(payload, rows, self.alphabets(classes))
 
     def sum_tolerance(self, classes: int) -> float:
         # The sum moves by at most sum p |ln p| 2^-11 = H(p) 2^-11, and H(p) <= ln(classes).
         return 1e-3 + classes * 1e-7 + math.log(classes) * 2.0**-11
-
-    def encode(self, log_probs: Float32) -> bytes:
-        return encode_as("<f2", log_probs)
-
-    def decode(self, payload: bytes, rows: int, classes: int) -> Float32:
-        return decode_as("<f2", payload, rows, classes)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategies.codecs.plain import decode_as, encode_as
-from strategies.soft_labels import Float32
+import numpy as np
+
+from strategies.codecs.codec import UInt8
+from strategies.codecs.plain import byte_block, byte_columns, floats, floored
+from strategies.soft_labels import Float32, Int64
 
 
 @dataclass(frozen=True, slots=True)
 class Float32Codec:
     """Round trip error: 0 above the floor of ln 1e-7."""
 
+    def alphabets(self, classes: int) -> Int64:
+        return np.full(4 * classes, 256)
+
+    def groups(self, classes: int) -> Int64:
+        return np.tile(np.arange(4), classes)
+
+    def symbols(self, log_probs: Float32, rows: Int64) -> UInt8:
+        return byte_columns(floored(log_probs), "<f4")
+
+    def values(self, symbols: UInt8, classes: int) -> Float32:
+        return floats(symbols, "<f4")
+
     def size(self, rows: int, classes: int) -> int:
         return 4 * rows * classes
+
+    def pack(self, symbols: UInt8, classes: int) -> bytes:
+        return symbols.tobytes()
+
+    def unpack(self, payload: bytes, rows: int, classes: int) -> UInt8:
+        return byte_block(payload, rows, self.alphabets(classes))
 
     def sum_tolerance(self, classes: int) -> float:
         # The floor lifts up to classes - 1 entries by 1e-7 each.
         return 1e-3 + classes * 1e-7
-
-    def encode(self, log_probs: Float32) -> bytes:
-        return encode_as("<f4", log_probs)
-
-    def decode(self, payload: bytes, rows: int, classes: int) -> Float32:
-        return decode_as("<f4", payload, rows, classes)

@@ -77,6 +77,12 @@ def test_an_error_in_json_is_an_object_too(file, tmp_path):
         (["federation.roundss=3"], 2, "unknown key 'federation.roundss'"),
         (["nonsense"], 2, "section.key=value"),
         (["strategy.preset=fedavg"], 2, "unknown preset"),
+        (["strategy.uplink=zip"], 2, "unknown codec 'zip'"),
+        (["strategy.aggregator=nowhere:Rule"], 2, "aggregator 'nowhere:Rule' cannot be imported"),
+        (["attack.name=backdoor"], 2, "unknown attack 'backdoor'"),
+        (["attack.name=lie", "attack.clients=3"], 2, "clients=3 must be at most 2"),
+        (["strategy.preset=one-shot", "federation.mode=async"], 2, "'one-shot' does not go with async"),
+        (["strategy.uplink=top-k:2"], 2, "k=2 must be below the 2 classes"),
         (["data.name=csv"], 7, "path"),
         (["data.name=csv", "data.path=missing.csv", "data.target=y"], 7, "missing.csv"),
         (["data.proxy=5000"], 7, "5000"),
@@ -124,6 +130,64 @@ def test_bad_tables_are_data_errors(file, tmp_path, rows, flags, code, says):
     assert done.exit_code == code, done.output
     assert says in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Configurations that would have been run."""
+    import simulations.experiment
+
+    seen = []
+
+    def run(config, out, **_):
+        seen.append(config)
+        return {"verdict": "ok", "reason": None, "failures": []}
+
+    monkeypatch.setattr(simulations.experiment, "run_experiment", run)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("command", "preset"),
+    [
+        (("run",), "ds-fl"),
+        (("run", "--engine", "flower-simulation"), "ds-fl"),
+        (("run", "--engine", "deployment"), "guarded"),
+        (("deploy", "local"), "guarded"),
+        (("deploy", "local", "--set", "strategy.preset=mean"), "mean"),
+    ],
+)
+def test_a_deployment_is_guarded_unless_a_method_is_named(file, asked, command, preset):
+    words = [word for word in command if word in ("run", "deploy", "local")]
+    done = invoke(*words, file, *command[len(words) :])
+    assert done.exit_code == 0, done.output
+    assert [config.strategy.preset for config in asked] == [preset]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change"),
+    [
+        ((), "strategy.aggregator=mean"),
+        (("strategy.preset=mean",), "strategy.aggregator=era"),
+        (("strategy.preset=feddistill",), "strategy.preset=ds-fl"),
+        (("attack.name=lie",), "strategy.preset=guarded"),
+        # a preset does not change a rule that the command names
+        (("attack.name=lie", "strategy.aggregator=median"), "strategy.aggregator=mean"),
+        (("attack.name=lie", "strategy.preset=guarded"), "strategy.aggregator=mean"),
+    ],
+)
+def test_what_to_try_next_is_another_method(file, asked, monkeypatch, overrides, change):
+    arguments = ["run", str(file), *(word for override in overrides for word in ("--set", override))]
+    monkeypatch.setattr(sys, "argv", ["consilium", *arguments])
+    lines = invoke(*arguments).output.strip().splitlines()
+    assert lines[-1] == " ".join(["next: consilium", *arguments, "--set", change])
+
+
+def test_an_attack_is_warned_of_in_the_terminal(file, inline, tmp_path):
+    done = invoke("run", file, "--set", "attack.name=uniform", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (liar,) = json.loads((tmp_path / "out" / "run.json").read_text())["attackers"]
+    assert f"An attack was simulated: 1 of 2 clients ({liar}) sent 'uniform' votes." in done.output
 
 
 def test_resume_wants_the_folder(file):

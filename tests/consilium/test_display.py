@@ -20,7 +20,9 @@ METRICS: dict[str, float | int | None] = {
     "client_accuracy_mean": None,
     "client_accuracy_min": float("nan"),
     "replies": 9,
+    "late": 2,
     "rejected": 1,
+    "rows": 900,
     "upload_bytes": 1_234,
     "download_bytes": 2_500_000,
     "seconds": 1.25,
@@ -59,7 +61,7 @@ def test_without_a_tty_a_round_is_one_line_without_control_codes() -> None:
     assert out.getvalue().splitlines() == [
         "digits, [5] clients",
         "preparing data",
-        "round 3/10  student 91.2 %  teacher 93.1 %  replies 9 (1 rejected)  up 1.2 kB  down 2.5 MB  1.2 s",
+        "round 3/10  student 91.2 %  teacher 93.1 %  replies 9 (2 late, 1 rejected)  up 1.2 kB  down 2.5 MB  1.2 s",
     ]
 
 
@@ -71,6 +73,16 @@ def test_without_a_tty_nothing_printed_has_control_codes_and_no_line_is_broken()
     assert "\x1b" not in out.getvalue()
     assert len(lines) == len(comparison_rows(RUN)) + 1
     assert lines[-1] == "next: consilium report runs/" + "very-long-name-" * 10 + "[bold]"
+
+
+@pytest.mark.parametrize("make", [_plain, lambda: _tty(140)])
+def test_the_terminal_warns_of_an_attack_before_any_number(make: Any) -> None:
+    console, out = make()
+    attack = {"name": "[bold]lie[/x]", "clients": 1}
+    print_comparison(console, {**RUN, "config": {"attack": attack}, "attackers": ["site-001"]})
+    assert "An attack was simulated" in out.getvalue()
+    assert "[bold]lie[/x]" in out.getvalue()
+    assert out.getvalue().index("An attack was simulated") < out.getvalue().index("80.0 %")
 
 
 @pytest.mark.parametrize("make", [_plain, lambda: _tty(140)])
@@ -111,7 +123,8 @@ def test_the_widest_round_fits_a_terminal_of_80_columns() -> None:
         view.row({**METRICS, **wide, "round": 1000, "replies": 1000, "rejected": 9, "upload_bytes": 997_490_000})
         out.truncate(0)
     assert "…" not in out.getvalue()
-    assert "1.0 GB" in out.getvalue()  # 997.49 MB up and 2.5 MB down
+    assert "997.5 MB" in out.getvalue()
+    assert "2.5 MB" in out.getvalue()
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,77 @@ def test_the_student_has_no_private_rows():
         learner(private=0).fit(1, generator(0))
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("rows", [[0, 1], [1], []])
+def test_a_fit_with_class_tables_is_the_plain_loop(weight, rows):
+    tables = SoftLabels.from_logits(np.array(rows, np.int64), np.random.default_rng(4).normal(size=(len(rows), 2)))
+    ours, plain = learner(), build_model("mlp", (4,), 2, 0)
+    ours.fit(3, generator(8), tables=tables, table_weight=weight)
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.1)
+    private, rng = points(23, 2), generator(8)
+    taught = dict(zip(rows, tables.probabilities(), strict=True))
+    for _ in range(3):
+        for batch in torch.randperm(23, generator=rng).split(5):
+            optimiser.zero_grad()
+            terms = []
+            for x, label in zip(private.features[batch], private.labels[batch].tolist(), strict=True):
+                log_q = torch.log_softmax(plain(x[None])[0], dim=0)
+                term = -log_q[label]
+                if label in taught:  # a class that nobody else has: no term, and no zeros in its place
+                    term = term - weight * sum(float(p) * log_q[c] for c, p in enumerate(taught[label]))
+                terms.append(term)
+            torch.stack(terms).mean().backward()
+            optimiser.step()
+    for key, value in plain.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), ours.model.state_dict()[key].numpy(), atol=2e-6)
+
+
+def test_tables_of_no_class_change_nothing():
+    states = []
+    for tables in (None, SoftLabels.from_logits(np.empty(0, np.int64), np.empty((0, 2)))):
+        one = learner()
+        one.fit(2, generator(1), tables=tables)
+        states.append(one.state())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_tables_of_others_pull_towards_what_they_say():
+    # Class 1 looks half like class 0 to the others: the site that learns it is less sure of its own class 1.
+    sure = []
+    for weight in (0.0, 3.0):
+        one = learner(private=200)
+        tables = SoftLabels.from_logits(np.array([1]), np.zeros((1, 2)))
+        one.fit(20, generator(1), tables=tables, table_weight=weight)
+        sure.append(one.class_tables().probabilities()[1, 1])
+    assert sure[0] > sure[1] + 0.1
+
+
+def test_class_tables_are_the_mean_outputs_and_know_unseen_classes_by_their_absence():
+    one = learner(private=40)
+    one.fit(3, generator(2))
+    tables = one.class_tables()
+    assert tables.rows.tolist() == [0, 1]
+    private = points(40, 2)
+    one.model.eval()
+    with torch.no_grad():
+        outputs = torch.softmax(one.model(private.features), dim=1).double()
+    for label in (0, 1):
+        mean = outputs[private.labels == label].mean(dim=0)
+        np.testing.assert_allclose(tables.probabilities()[label], mean.numpy(), atol=1e-6)
+    one._private = Samples(private.features, torch.ones_like(private.labels))
+    assert one.class_tables().rows.tolist() == [1]
+
+
+def test_class_tables_need_private_rows_and_a_finite_model():
+    with pytest.raises(ValueError, match="no labelled private rows to average"):
+        learner(private=0).class_tables()
+    one = learner()
+    with torch.no_grad():
+        next(one.model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="lower lr"):
+        one.class_tables()
+
+
 def test_public_epochs_need_public_labels():
     one = learner()
     one._proxy = Samples(one._proxy.features, None)

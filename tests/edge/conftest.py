@@ -12,6 +12,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
+from distillation.data import load_proxy
+from distillation.learner import Training
+from server.app import FlowerCohort
+from server.config import FederationConfig, StudentSettings
+from server.exchange import Exchange
 
 Spoil = Callable[[Message, Message], Message | None]
 
@@ -29,6 +34,7 @@ class FakeGrid(Grid):
     Attributes:
         configs: node_config of each node.
         spoil: what becomes of a node's replies, as (request, reply) -> reply or None for silence.
+        slow: nodes whose replies cannot be pulled yet.
         carried: all reply bytes so far.
     """
 
@@ -37,9 +43,11 @@ class FakeGrid(Grid):
     def __init__(self, configs: Mapping[int, dict[str, Any]]) -> None:
         self.configs = dict(configs)
         self.spoil: dict[int, Spoil] = {}
+        self.slow: set[int] = set()
         self.only = "train.consult"
         self.carried: list[bytes] = []
-        self._replies: dict[str, Message | Exception] = {}
+        self._replies: dict[str, Message] = {}
+        self._asked: dict[str, int] = {}
 
     def get_node_ids(self) -> list[int]:
         return list(self.configs)
@@ -52,6 +60,7 @@ class FakeGrid(Grid):
         if node not in self.configs:
             return ""
         request.metadata.__dict__["_message_id"] = name = uuid.uuid4().hex
+        self._asked[name] = node
         received = message_from_proto(message_to_proto(request))
         try:
             reply: Message | None = app(received, Context(1, node, self.configs[node], RecordDict(), {}))
@@ -66,10 +75,65 @@ class FakeGrid(Grid):
         return name
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
+        ready = [name for name in message_ids if name in self._replies and self._asked[name] not in self.slow]
+        return [self._replies.pop(name) for name in ready]
 
 
 @pytest.fixture
 def make_grid() -> Callable[[Iterable[Path]], FakeGrid]:
     """A function that makes nodes of site files, with ids from 1000 on."""
     return lambda files: FakeGrid({1000 + index: {"site": str(file)} for index, file in enumerate(files)})
+
+
+def _federation(site_file: Path, **changed: Any) -> FederationConfig:
+    folder = site_file.parent.parent.parent
+    proxy = load_proxy(folder / "proxy")
+    settings = {
+        "run": "ab" * 16,
+        "seed": 3,
+        "proxy_sha256": proxy.sha256,
+        "classes_sha256": proxy.classes_sha256,
+        "classes": 3,
+        "proxy_rows": 60,
+        "uplink": "float16",
+        "downlink": "float16",
+        "rows_per_round": 20,
+        "quorum": changed.pop("quorum", 0.5),
+        "participation": 1.0,
+        **changed.pop("settings", {}),
+    }
+    exchange = Exchange(**settings)
+    told: dict[str, Any] = {
+        "exchange": exchange,
+        "rounds": 3,
+        "clients": 3,
+        "aggregator": "era",
+        "aggregator_settings": {"temperature": 0.1},
+        "student": StudentSettings(
+            model="linear",
+            training=Training("sgd", 0.1, 0.1, 0.0, 0.0, 10, "kl", 1.0),
+            distil_epochs=1,
+            best_metric="accuracy",
+        ),
+        "proxy": str(folder / "proxy"),
+        "test": str(folder / "test.safetensors"),
+        "device": "cpu",
+        "timeout_s": 1.0,
+    }
+    return FederationConfig(**{**told, **changed})
+
+
+@pytest.fixture
+def federation() -> Callable[..., FederationConfig]:
+    """A function that makes the settings of a federation of the tiny study."""
+    return _federation
+
+
+@pytest.fixture
+def gather() -> Callable[..., FlowerCohort]:
+    """A function that gathers the nodes of a grid."""
+
+    def go(grid: Any, clients: int = 3, timeout_s: float = 1.0, patience: int = 0) -> FlowerCohort:
+        return FlowerCohort.gather(grid, clients, timeout_s, poll_s=0.01, patience=patience)
+
+    return go

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +13,14 @@ import server.app
 from client.app import site_of
 from client.edge import CONSULT, HELLO, REFUSED, Hello, pack, unpack
 from client.node import Node
-from distillation.data import load_proxy
-from distillation.learner import Training
 from server.app import CohortError, FlowerCohort, Silent, exchange, serve
 from server.checkpoint import CheckpointError, load_progress
-from server.config import FederationConfig, StudentSettings, write_job
-from server.rounds import Exchange, QuorumError, Reply, run_rounds
+from server.config import FederationConfig, write_job
+from server.rounds import QuorumError, Reply, run_rounds
 from strategies.aggregators import build_aggregator
 from strategies.wire import encode_plan
 
 CANARY = "patient-4711"
-
-
-def federation(site_file: Path, **changed: Any) -> FederationConfig:
-    folder = site_file.parent.parent.parent
-    proxy = load_proxy(folder / "proxy")
-    quorum = changed.pop("quorum", 0.5)
-    exchange = Exchange("ab" * 16, 3, proxy.sha256, proxy.classes_sha256, 3, 60, "float16", 20, quorum, 1.0)
-    told: dict[str, Any] = {
-        "exchange": exchange,
-        "rounds": 3,
-        "clients": 3,
-        "aggregator": "era",
-        "aggregator_settings": {"temperature": 0.1},
-        "student": StudentSettings(
-            model="linear",
-            training=Training("sgd", 0.1, 0.1, 0.0, 0.0, 10, "kl", 1.0),
-            distil_epochs=1,
-            best_metric="accuracy",
-        ),
-        "proxy": str(folder / "proxy"),
-        "test": str(folder / "test.safetensors"),
-        "device": "cpu",
-        "timeout_s": 1.0,
-    }
-    return FederationConfig(**{**told, **changed})
-
-
-def gather(grid: Any, clients: int = 3, timeout_s: float = 1.0) -> FlowerCohort:
-    return FlowerCohort.gather(grid, clients, timeout_s, poll_s=0.01)
 
 
 class Direct:
@@ -64,21 +33,31 @@ class Direct:
     def clients(self) -> Sequence[str]:
         return sorted(self._nodes)
 
-    def ask(self, plan: bytes, clients: Sequence[str]) -> Iterator[Reply]:
-        for name in clients:
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        for name, plan in plans.items():
             yield Reply(name, self._nodes[name].answer(plan))
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"cache_rounds": 2, "uplink": "quantised:1+delta+entropy", "downlink": "float16+delta+entropy"}]
+)
 @pytest.mark.parametrize("kind", ["deployment", "simulation"])
 def test_flower_carries_the_same_teachers_as_plain_calls(
-    kind: str, make_sites: Any, make_grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    settings: dict[str, Any],
+    make_sites: Any,
+    make_grid: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    federation: Any,
+    gather: Any,
 ) -> None:
     direct, flower = make_sites(folder=tmp_path / "a"), make_sites(folder=tmp_path / "b")
     grid = make_grid(flower.values())
     if kind == "simulation":
         monkeypatch.setenv("CONSILIUM_SITES", str(tmp_path / "b" / "sites"))
         grid.configs = {7 - index: {"partition-id": index, "num-partitions": 3} for index in range(3)}
-    config = federation(direct["site-0"])
+    config = federation(direct["site-0"], settings=settings)
     rounds = [
         [
             (result.teacher.rows.tobytes(), result.teacher.log_probs.tobytes(), result.upload_bytes)
@@ -101,9 +80,9 @@ def test_an_exception_at_a_site_leaves_no_text(
     plan = encode_plan(make_plan(files["site-0"]))
     grid = make_grid(files.values())
     monkeypatch.setattr(Node, "open", broken)
-    assert dict(exchange(grid, CONSULT, plan, [1000], 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
+    assert dict(exchange(grid, CONSULT, {1000: plan}, 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
     monkeypatch.setattr("client.config.load_site", broken)
-    assert dict(exchange(grid, HELLO, b"", [1000], 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
+    assert dict(exchange(grid, HELLO, {1000: b""}, 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
     assert len(grid.carried) == 2
     assert not any(CANARY.encode() in told for told in grid.carried)
 
@@ -112,7 +91,7 @@ def test_an_error_text_of_flower_is_never_shown(make_sites: Any, make_grid: Any,
     files = make_sites(1)
     grid = make_grid(files.values())
     grid.spoil[1000] = lambda request, _: Message(Error(2, CANARY), reply_to=request)
-    ((_, answer),) = exchange(grid, CONSULT, encode_plan(make_plan(files["site-0"])), [1000], 1.0)
+    ((_, answer),) = exchange(grid, CONSULT, {1000: encode_plan(make_plan(files["site-0"]))}, 1.0)
     assert answer == Silent("crashed", "code 2")
 
 
@@ -152,7 +131,9 @@ def blob(array: Array) -> RecordDict:
         (content(pack(b"\x00" * 100_000)), "too_large"),
     ],
 )
-def test_a_bad_reply_is_its_own_clients_failure(spoil: Any, reason: str, make_sites: Any, make_grid: Any) -> None:
+def test_a_bad_reply_is_its_own_clients_failure(
+    spoil: Any, reason: str, make_sites: Any, make_grid: Any, federation: Any, gather: Any
+) -> None:
     files = make_sites(3)
     grid = make_grid(files.values())
     cohort = gather(grid, timeout_s=0.3)
@@ -174,56 +155,60 @@ def test_a_reply_that_flower_cannot_put_together_spoils_no_other(make_sites: Any
         return pull(ids)
 
     grid.pull_messages = sometimes
-    answers = dict(exchange(grid, HELLO, b"", [1000, 1001, 1002], 1.0))
+    answers = dict(exchange(grid, HELLO, dict.fromkeys([1000, 1001, 1002], b""), 1.0))
     assert [type(answers[node]) for node in (1000, 1001, 1002)] == [bytes, Silent, bytes]
     assert answers[1001].reason == "transport"
 
 
 def test_a_node_that_the_superlink_does_not_know_is_a_failure(make_sites: Any, make_grid: Any) -> None:
     grid = make_grid(make_sites(1).values())
-    assert dict(exchange(grid, HELLO, b"", [5], 1.0))[5].reason == "transport"
+    assert dict(exchange(grid, HELLO, {5: b""}, 1.0))[5].reason == "transport"
 
 
-def test_duplicate_site_names_are_refused(make_sites: Any, make_grid: Any) -> None:
+def test_duplicate_site_names_are_refused(make_sites: Any, make_grid: Any, gather: Any) -> None:
     file = make_sites(1)["site-0"]
     with pytest.raises(CohortError, match=r"2 nodes say that they are 'site-0'"):
         gather(make_grid([file, file]), clients=2)
 
 
 def test_another_minor_version_of_flower_is_refused(
-    make_sites: Any, make_grid: Any, monkeypatch: pytest.MonkeyPatch
+    make_sites: Any, make_grid: Any, monkeypatch: pytest.MonkeyPatch, gather: Any
 ) -> None:
     monkeypatch.setattr(server.app, "version", lambda _: "1.39.2")
     with pytest.raises(CohortError, match=r"'site-0' runs flwr 1\.4\d\.\d and this coordinator flwr 1\.39\.2"):
         gather(make_grid(make_sites(1).values()), clients=1)
 
 
-def test_too_few_nodes_are_refused_after_the_deadline(make_sites: Any, make_grid: Any) -> None:
+def test_too_few_nodes_are_refused_after_the_deadline(make_sites: Any, make_grid: Any, gather: Any) -> None:
     with pytest.raises(CohortError, match=r"1 nodes are online after 0\.1 s and 2 are needed"):
         gather(make_grid(make_sites(1).values()), clients=2, timeout_s=0.1)
 
 
-def test_a_node_that_does_not_introduce_itself_is_refused(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+def test_a_node_that_does_not_introduce_itself_is_refused(
+    make_sites: Any, make_grid: Any, tmp_path: Path, gather: Any
+) -> None:
     grid = make_grid([*make_sites(1).values(), tmp_path / "nowhere.toml"])
     with pytest.raises(CohortError, match=r"1 of 2 nodes said which site they are and 2 are needed.*code 100"):
         gather(grid, clients=2)
 
 
-def test_a_restarted_node_is_found_again_and_a_stranger_is_not(make_sites: Any, make_grid: Any, make_plan: Any) -> None:
+def test_a_restarted_node_is_found_again_and_a_stranger_is_not(
+    make_sites: Any, make_grid: Any, make_plan: Any, gather: Any
+) -> None:
     files = make_sites(3)
     grid = make_grid(files.values())
     cohort = gather(grid)
     grid.configs[2000] = grid.configs.pop(1001)  # restarted without a key of its own: a new id
     grid.configs[3000] = {"site": str(files["site-0"])}  # a second site-0
     plan = encode_plan(make_plan(files["site-0"]))
-    replies = {reply.client: reply.payload for reply in cohort.ask(plan, ["site-0", "site-1"])}
+    replies = {reply.client: reply.payload for reply in cohort.ask(dict.fromkeys(["site-0", "site-1"], plan))}
     assert sorted(replies) == ["site-0", "site-1"]
     assert all(isinstance(payload, bytes) for payload in replies.values())
     assert cohort.clients == ["site-0", "site-1", "site-2"]
 
 
 def test_a_node_that_comes_back_before_its_old_self_is_given_up_is_found_in_a_later_round(
-    make_sites: Any, make_grid: Any, make_plan: Any
+    make_sites: Any, make_grid: Any, make_plan: Any, gather: Any
 ) -> None:
     files = make_sites(2)
     grid = make_grid(files.values())
@@ -231,10 +216,10 @@ def test_a_node_that_comes_back_before_its_old_self_is_given_up_is_found_in_a_la
     old = next(node for node, config in grid.configs.items() if config["site"] == str(files["site-1"]))
     grid.configs[2000] = dict(grid.configs[old])  # back, while its dead self still counts as online
     plan = encode_plan(make_plan(files["site-0"]))
-    list(cohort.ask(plan, ["site-0", "site-1"]))
+    list(cohort.ask(dict.fromkeys(["site-0", "site-1"], plan)))
     assert 2000 not in cohort._hellos
     del grid.configs[old]
-    replies = {reply.client: reply.payload for reply in cohort.ask(plan, ["site-0", "site-1"])}
+    replies = {reply.client: reply.payload for reply in cohort.ask(dict.fromkeys(["site-0", "site-1"], plan))}
     assert 2000 in cohort._hellos
     assert all(isinstance(payload, bytes) for payload in replies.values())
 
@@ -280,7 +265,9 @@ def job(tmp_path: Path, config: FederationConfig) -> tuple[Path, Path]:
     return folder, tmp_path / "out"
 
 
-def test_a_run_leaves_its_checkpoint_and_goes_on_from_it(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+def test_a_run_leaves_its_checkpoint_and_goes_on_from_it(
+    make_sites: Any, make_grid: Any, tmp_path: Path, federation: Any
+) -> None:
     files = make_sites(3)
     config = federation(files["site-0"], rounds=1)
     folder, out = job(tmp_path, config)
@@ -299,7 +286,28 @@ def test_a_run_leaves_its_checkpoint_and_goes_on_from_it(make_sites: Any, make_g
     assert [row.round for row in progress.rounds] == [1, 2, 3]
 
 
-def test_a_failed_quorum_is_told_on_disk(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "patience"), [("sync", 0), ("async", 7)])
+def test_only_an_asynchronous_run_waits_for_late_answers(
+    mode: str,
+    patience: int,
+    make_sites: Any,
+    make_grid: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    federation: Any,
+) -> None:
+    files = make_sites(3)
+    told = []
+    gathered = FlowerCohort.gather
+    monkeypatch.setattr(
+        FlowerCohort, "gather", lambda *args, **kwargs: told.append(kwargs) or gathered(*args, **kwargs)
+    )
+    folder, out = job(tmp_path, federation(files["site-0"], rounds=1, settings={"mode": mode, "patience": 7}))
+    serve(make_grid(files.values()), folder, out, resume=False)
+    assert told == [{"patience": patience}]
+
+
+def test_a_failed_quorum_is_told_on_disk(make_sites: Any, make_grid: Any, tmp_path: Path, federation: Any) -> None:
     files = make_sites(3)
     folder, out = job(tmp_path, federation(files["site-0"], quorum=1.0, timeout_s=0.5))
     grid = make_grid(files.values())
@@ -312,7 +320,9 @@ def test_a_failed_quorum_is_told_on_disk(make_sites: Any, make_grid: Any, tmp_pa
     assert told["reason"].startswith("round 1: 2 of 3 answers were usable and the quorum is 3")
 
 
-def test_a_job_for_another_proxy_set_is_refused(make_sites: Any, make_grid: Any, tmp_path: Path) -> None:
+def test_a_job_for_another_proxy_set_is_refused(
+    make_sites: Any, make_grid: Any, tmp_path: Path, federation: Any
+) -> None:
     files = make_sites(3)
     config = federation(files["site-0"])
     other = config.model_dump() | {"exchange": {**config.model_dump()["exchange"], "proxy_sha256": "0" * 64}}

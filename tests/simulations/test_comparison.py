@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulations.comparison import comparison_rows, findings, human_bytes, percent, times
+from simulations.comparison import attack_warning, comparison_rows, findings, human_bytes, percent, times
 
 
 def _run(**changes: Any) -> dict[str, Any]:
@@ -40,19 +40,69 @@ def test_every_score_stands_in_its_own_row() -> None:
 
 def test_the_ratio_of_bytes_counts_both_directions() -> None:
     # up 3 kB + down 1 kB = 4 kB; 50 / 4 = 12.5
-    value, note = _row(_run(), "bytes sent")
+    value, note = _row(_run(), "all bytes")
     assert value == "4.0 kB / 50.0 kB"
     assert note == "weight averaging would send 12.5 times as much"
 
 
+def test_votes_and_teachers_are_told_apart() -> None:
+    value, note = _row(_run(), "bytes up")
+    assert value == "3.0 kB / 1.0 kB"
+    assert note == "votes / teachers; all clients and rounds"
+
+
+def _tables(**changes: Any) -> dict[str, Any]:
+    """A run of class tables: no student, no teacher on proxy rows."""
+    nobody: dict[str, Any] = {"accuracy": None, "best": None}
+    return _run(subject="classes", student=nobody, teacher={"accuracy": None}, confusion=None, **changes)
+
+
+def test_a_method_without_a_student_says_so_and_compares_the_clients() -> None:
+    names = [row.name for row in comparison_rows(_tables())]
+    assert _row(_tables(), "student")[1].startswith("none: class tables teach the clients only")
+    assert "ensemble teacher" not in names
+    said = findings(_tables())
+    assert said[0] == "This method trains no student: the clients' own models are its result."
+    assert said[1] == "The average client is 25.0 points above itself trained alone."  # .75 - .50
+    assert len(said) == 2
+
+
+def test_a_method_without_a_student_that_did_not_help_is_said() -> None:
+    alone = {"accuracy_mean": 0.75, "accuracy_min": 0.6}
+    assert findings(_tables(local_only=alone))[1:] == [
+        "The average client is level with itself trained alone.",
+        "By this measure federation did not help here.",
+    ]
+    assert "does not show whether federation helped" in findings(_tables(local_only=None))[1]
+
+
+def test_an_attack_is_warned_of_with_who_and_what() -> None:
+    assert attack_warning(_run()) is None
+    assert attack_warning(_run(config={"attack": None})) is None
+    clients = {"accuracy_mean": 0.5, "each": [{"client": f"site-{i:03}"} for i in range(30)]}
+    attacked = {"config": {"attack": {"name": "lie", "clients": 2}}, "clients": clients}
+    assert attack_warning(_run(**attacked, attackers=["site-001", "site-004"])) == (
+        "An attack was simulated: 2 of 30 clients (site-001, site-004) sent 'lie' votes. "
+        "These numbers are a test of the rule."
+    )
+    many = attack_warning(_run(**attacked, attackers=[f"site-{i:03}" for i in range(12)]))
+    assert many is not None
+    assert "12 of 30 clients (site-000," in many
+    assert "site-009 and others)" in many
+    # a run that failed before anybody was drawn
+    assert attack_warning({"config": {"attack": {"name": "lie"}}}) == (
+        "An attack was simulated: Some clients sent 'lie' votes. These numbers are a test of the rule."
+    )
+
+
 def test_cheaper_weight_averaging_is_said() -> None:
     # 1 kB / 4 kB = 0.25
-    assert "would send less: 0.25 times" in _row(_run(weights_bytes=1_000), "bytes sent")[1]
+    assert "would send less: 0.25 times" in _row(_run(weights_bytes=1_000), "all bytes")[1]
 
 
 @pytest.mark.parametrize("changes", [{"weights_bytes": 0}, {"upload_bytes": 0, "download_bytes": 0}])
 def test_no_ratio_is_made_of_nothing(changes: dict[str, int]) -> None:
-    assert "times" not in _row(_run(**changes), "bytes sent")[1]
+    assert "times" not in _row(_run(**changes), "all bytes")[1]
 
 
 def test_a_best_round_is_called_optimistic() -> None:
@@ -68,7 +118,7 @@ def test_what_was_not_run_names_the_key_that_runs_it() -> None:
 
 def test_an_empty_run_has_every_row_and_no_number() -> None:
     values = [row.value for row in comparison_rows({})]
-    assert values == ["–"] * 6 + ["0 B / 0 B"]
+    assert values == ["–"] * 6 + ["0 B / 0 B"] * 2
     assert findings({}) == ["There is no trained student, so there is nothing to compare."]
 
 

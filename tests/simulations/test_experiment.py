@@ -15,7 +15,6 @@ from server.checks import Failure
 from server.rounds import Reply
 from simulations.config import ConfigError, parse_config
 from simulations.experiment import run_experiment
-from simulations.in_process import WorkerPool
 
 SMALL = {
     "federation": {"clients": 3, "rounds": 3, "rows_per_round": 100, "workers": 2},
@@ -23,6 +22,14 @@ SMALL = {
     "client": {"models": ["linear", "mlp"], "local_epochs": 3, "distil_epochs": 2},
     "student": {"model": "mlp", "distil_epochs": 10},
     "baselines": {"local_only": True, "pooled": True},
+}
+
+
+# The README promises these, and no other.
+RUN_KEYS = {
+    *("schema", "verdict", "reason", "config", "engine", "seed", "versions", "proxy_sha256", "classes", "subject"),
+    *("attackers", "stragglers", "rounds_done", "student", "teacher", "clients", "local_only", "pooled", "fedavg"),
+    *("failures", "upload_bytes", "download_bytes", "weights_bytes", "seconds", "confusion", "last_round"),
 }
 
 
@@ -45,7 +52,9 @@ def test_run_json_holds_what_is_promised(finished):
     run, out = finished
     assert run == json.loads((out / "run.json").read_text())
     assert (run["schema"], run["verdict"], run["reason"], run["rounds_done"]) == (1, "ok", None, 3)
+    assert set(run) == RUN_KEYS
     assert run["config"] == config().resolved()
+    assert (run["subject"], run["attackers"], run["stragglers"]) == ("proxy", [], [])
     assert set(run["versions"]) >= {"python", "torch", "flwr", "consilium"}
     # ten classes, chance is .1; IID sites of 100 rows with a linear model or an mlp
     for accuracy in (
@@ -122,15 +131,15 @@ def test_a_run_killed_hard_resumes_to_the_same_metrics(finished, tmp_path):
         assert run[key] == finished[0][key]
 
 
-def test_a_site_that_misses_a_round_degrades_the_run(tmp_path, monkeypatch):
-    original = WorkerPool.ask
+def test_a_site_that_misses_a_round_degrades_the_run(inline, tmp_path, monkeypatch):
+    original = inline.ask
 
-    def ask(self, plan, clients):
-        for reply in original(self, plan, clients):
+    def ask(self, plans):
+        for reply in original(self, plans):
             lost = reply.client == "site-001"
             yield Reply(reply.client, Failure(reply.client, "late")) if lost else reply
 
-    monkeypatch.setattr(WorkerPool, "ask", ask)
+    monkeypatch.setattr(inline, "ask", ask)
     run = run_experiment(config(federation={"rounds": 1}), tmp_path / "out")
     assert run["verdict"] == "degraded"
     assert [(failure["round"], failure["client"], failure["reason"]) for failure in run["failures"]] == [
@@ -138,7 +147,7 @@ def test_a_site_that_misses_a_round_degrades_the_run(tmp_path, monkeypatch):
     ]
 
 
-def test_a_run_under_quorum_fails_with_names_and_reasons_and_can_be_looked_at(tmp_path):
+def test_a_run_under_quorum_fails_with_names_and_reasons_and_can_be_looked_at(inline, tmp_path):
     run = run_experiment(
         config(client={"lr": 1e30, "models": ["mlp"]}, baselines={"local_only": False, "pooled": False}),
         tmp_path / "out",
@@ -149,7 +158,7 @@ def test_a_run_under_quorum_fails_with_names_and_reasons_and_can_be_looked_at(tm
     assert "refused_diverged" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_student_that_diverges_fails_the_run_and_says_what_to_lower(tmp_path):
+def test_a_student_that_diverges_fails_the_run_and_says_what_to_lower(inline, tmp_path):
     run = run_experiment(
         config(student={"lr": 3e38}, baselines={"local_only": False, "pooled": False}), tmp_path / "out"
     )
@@ -157,34 +166,35 @@ def test_a_student_that_diverges_fails_the_run_and_says_what_to_lower(tmp_path):
     assert "lower student.lr" in run["reason"]
 
 
-def test_a_bug_in_the_middle_is_raised_and_told_in_run_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(WorkerPool, "ask", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("by hand")))
+def test_a_bug_in_the_middle_is_raised_and_told_in_run_json(inline, tmp_path):
+    honest = inline.ask
+    inline.ask = lambda *_: (_ for _ in ()).throw(ZeroDivisionError("by hand"))
     with pytest.raises(ZeroDivisionError):
         run_experiment(config(), tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (run["verdict"], run["reason"]) == ("failed", "ZeroDivisionError: by hand")
     assert not (tmp_path / "out" / "checkpoint" / "study").exists()
-    monkeypatch.undo()
+    inline.ask = honest
     assert run_experiment(config(), tmp_path / "out", resume=True)["verdict"] == "ok"
 
 
-def test_a_resumed_run_withdraws_what_the_old_one_said_until_it_is_done(tmp_path, monkeypatch):
+def test_a_resumed_run_withdraws_what_the_old_one_said_until_it_is_done(inline, tmp_path, monkeypatch):
     out, small = tmp_path / "out", {"local_only": False, "pooled": False}
     run_experiment(config(federation={"rounds": 1}, baselines=small), out)
     told = []
-    original = WorkerPool.ask
+    original = inline.ask
 
-    def ask(self, plan, clients):
+    def ask(self, plans):
         told.append((out / "run.json").exists())
-        return original(self, plan, clients)
+        return original(self, plans)
 
-    monkeypatch.setattr(WorkerPool, "ask", ask)
+    monkeypatch.setattr(inline, "ask", ask)
     assert run_experiment(config(federation={"rounds": 2}, baselines=small), out, resume=True)["rounds_done"] == 2
     assert told == [False]
     assert json.loads((out / "config.json").read_text())["federation"]["rounds"] == 2
 
 
-def test_two_runs_in_one_folder_are_refused(tmp_path):
+def test_two_runs_in_one_folder_are_refused(inline, tmp_path):
     from simulations.prepared import alone
 
     out = tmp_path / "out"
@@ -236,7 +246,8 @@ def test_nothing_to_resume_is_said(tmp_path):
     [
         ({"strategy": {"aggregator": "median-of-means"}}, "unknown aggregator"),
         ({"strategy": {"aggregator": {"name": "era", "temperature": 2.0}}}, r"temperature=2.0 must be in \[0.001, 1\)"),
-        ({"strategy": {"codec": "zip"}}, "unknown codec 'zip'; known: float16, float32"),
+        ({"strategy": {"uplink": "zip"}}, "unknown codec 'zip'; known: float16, float32"),
+        ({"strategy": {"downlink": "float16+delta"}}, r"saves nothing.*write float16\+delta\+entropy"),
         ({"client": {"models": ["vgg"]}}, "unknown model 'vgg'; known: auto, cnn"),
         ({"federation": {"device": "gpu"}}, "device='gpu'"),
         ({"federation": {"engine": "deployment", "timeout_s": 10.0}}, "at least 70"),

@@ -39,6 +39,8 @@ SMALL = (
     "[data]\nname = 'digits'\nproxy = 0.2\ntest = 0.2\n"
     "[client]\nmodels = ['mlp', 'linear']\nlocal_epochs = 1\ndistil_epochs = 1\n"
     "[student]\nmodel = 'linear'\ndistil_epochs = 1\n[baselines]\nlocal_only = true\n"
+    # a rule of the user's own, beside the study: Flower's processes run elsewhere
+    "[strategy]\npreset = 'ds-fl'\naggregator = 'deployed_rules:Ours'\n"
 )
 
 
@@ -72,10 +74,12 @@ def test_flower_gives_the_teacher_of_the_in_process_engine(
 
 
 def test_an_interrupted_deployment_leaves_no_process_and_can_be_resumed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, out = uuid.uuid4().hex, tmp_path / "out"
     (tmp_path / "config.toml").write_text(SMALL)
+    (tmp_path / "deployed_rules.py").write_text("from strategies.aggregators.median import Median as Ours\n")
+    monkeypatch.chdir(tmp_path)
     command = [str(Path(sys.executable).parent / "consilium"), "deploy", "local", "config.toml", "--nodes", "3"]
     process = subprocess.Popen(
         [*command, "--out", str(out)],

@@ -24,13 +24,18 @@ def pool(sites, workers=2, timeout_s=60.0):
     return WorkerPool(study, dict.fromkeys(sites, 30), workers, timeout_s)
 
 
+def everyone(crowd, blob):
+    """The same plan to all, as replies."""
+    return crowd.ask(dict.fromkeys(crowd.clients, blob))
+
+
 def two_plans(sites, make_plan):
     from strategies.soft_labels import SoftLabels
 
     site = sites["site-0"]
     rows = np.arange(0, 60, 2)
     teacher = SoftLabels.from_logits(rows, np.random.default_rng(0).normal(size=(30, 3)))
-    return [encode_plan(make_plan(site)), encode_plan(make_plan(site, round=2, teacher=teacher))]
+    return [encode_plan(make_plan(site)), encode_plan(make_plan(site, round=2, teachers=(teacher,)))]
 
 
 def test_any_number_of_workers_gives_the_bytes_of_direct_calls(sites, make_sites, make_plan, tmp_path):
@@ -40,21 +45,21 @@ def test_any_number_of_workers_gives_the_bytes_of_direct_calls(sites, make_sites
     for workers in (1, 3):
         fresh = make_sites(4, folder=tmp_path / f"pool-{workers}")
         with pool(fresh, workers) as crowd:
-            got = [{reply.client: reply.payload for reply in crowd.ask(blob, sorted(fresh))} for blob in blobs]
+            got = [{reply.client: reply.payload for reply in everyone(crowd, blob)} for blob in blobs]
         assert got == expected
 
 
 def test_a_killed_worker_is_replaced_and_no_answer_is_lost(sites, make_sites, make_plan, tmp_path):
     blobs = two_plans(sites, make_plan)
     with pool(make_sites(4, folder=tmp_path / "steady"), workers=1) as crowd:
-        steady = [{reply.client: reply.payload for reply in crowd.ask(blob, crowd.clients)} for blob in blobs]
+        steady = [{reply.client: reply.payload for reply in everyone(crowd, blob)} for blob in blobs]
     with pool(sites, workers=1) as crowd:
-        list(crowd.ask(blobs[0], crowd.clients))
+        list(everyone(crowd, blobs[0]))
         before = crowd.evaluate()
         os.kill(crowd.pids[0], signal.SIGKILL)  # while it has nothing to do
         assert crowd.evaluate() == before
         replies = {}
-        for reply in crowd.ask(blobs[1], crowd.clients):
+        for reply in everyone(crowd, blobs[1]):
             if not replies:
                 os.kill(crowd.pids[0], signal.SIGKILL)  # while it works on the next
             replies[reply.client] = reply.payload
@@ -74,29 +79,29 @@ def test_an_answer_that_kills_its_worker_twice_is_that_clients_failure(sites, ma
         with monkeypatch.context() as patched:
             patched.setattr(crowd, "_restart", doomed)
             os.kill(crowd.pids[0], signal.SIGKILL)
-            replies = list(crowd.ask(blobs[0], crowd.clients))
+            replies = list(everyone(crowd, blobs[0]))
         assert [reply.payload.reason for reply in replies] == ["crashed"] * 4
-        assert all(isinstance(reply.payload, bytes) for reply in crowd.ask(blobs[0], crowd.clients))
+        assert all(isinstance(reply.payload, bytes) for reply in everyone(crowd, blobs[0]))
 
 
 def test_a_stuck_worker_is_late_and_answers_the_next_time(sites, make_plan):
     blobs = two_plans(sites, make_plan)
     with pool(sites, workers=2) as crowd:
-        list(crowd.ask(blobs[0], crowd.clients))
+        list(everyone(crowd, blobs[0]))
         crowd._timeout_s = 2.0
         os.kill(crowd.pids[0], signal.SIGSTOP)
-        replies = {reply.client: reply.payload for reply in crowd.ask(blobs[1], crowd.clients)}
+        replies = {reply.client: reply.payload for reply in everyone(crowd, blobs[1])}
         late = [payload for payload in replies.values() if isinstance(payload, Failure)]
         assert late
         assert len(late) < 4
         assert {failure.reason for failure in late} == {"late"}
         crowd._timeout_s = 60.0
-        assert all(isinstance(reply.payload, bytes) for reply in crowd.ask(blobs[1], crowd.clients))
+        assert all(isinstance(reply.payload, bytes) for reply in everyone(crowd, blobs[1]))
 
 
 def test_nothing_is_left_running(sites, make_plan):
     with pool(sites) as crowd:
-        list(crowd.ask(two_plans(sites, make_plan)[0], crowd.clients))
+        list(everyone(crowd, two_plans(sites, make_plan)[0]))
         pids = crowd.pids
     deadline = time.monotonic() + 10
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
@@ -128,5 +133,5 @@ def test_a_worker_of_a_folder_with_a_foreign_client_runs_ours(sites, make_plan, 
     (tmp_path / "client" / "__init__.py").write_text("raise RuntimeError('foreign code ran')")
     monkeypatch.chdir(tmp_path)
     with pool(sites) as crowd:
-        replies = list(crowd.ask(two_plans(sites, make_plan)[0], crowd.clients))
+        replies = list(everyone(crowd, two_plans(sites, make_plan)[0]))
     assert all(isinstance(reply.payload, bytes) for reply in replies)

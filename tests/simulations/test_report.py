@@ -18,7 +18,7 @@ from simulations.report import write_report
 
 HEADER = (
     "round,student_accuracy,teacher_accuracy,client_accuracy_mean,client_accuracy_min,"
-    "replies,rejected,upload_bytes,download_bytes,seconds\n"
+    "replies,late,rejected,rows,upload_bytes,download_bytes,seconds\n"
 )
 INJECTION = "<script>alert(1)</script>"
 
@@ -28,7 +28,11 @@ def _run(clients: int = 3, classes: tuple[str, ...] = ("good", "bad"), **changes
         "schema": 1,
         "verdict": "ok",
         "reason": None,
-        "config": {"federation": {"clients": clients, "rounds": 3}, "data": {"name": "digits", "path": None}},
+        "config": {
+            "federation": {"clients": clients, "rounds": 3, "mode": "sync"},
+            "data": {"name": "digits", "path": None},
+            "strategy": {"preset": "ds-fl", "aggregator": {"name": "era"}, "uplink": "float16", "downlink": "float32"},
+        },
         "engine": "in-process",
         "seed": 7,
         "versions": {"consilium": "0.1.0"},
@@ -71,7 +75,8 @@ def _run(clients: int = 3, classes: tuple[str, ...] = ("good", "bad"), **changes
 
 
 ROUNDS = (
-    HEADER + "1,0.5,0.6,0.4,0.3,3,0,1000,300,1.5\n2,0.7,,,nan,3,0,1000,300,1.5\n3,0.8,0.9,0.75,0.6,2,1,1000,400,2\n"
+    HEADER + "1,0.5,0.6,0.4,0.3,3,0,0,90,1000,300,1.5\n2,0.7,,,nan,3,1,0,80,1000,300,1.5\n"
+    "3,0.8,0.9,0.75,0.6,2,0,1,70,1000,400,2\n"
 )
 
 
@@ -183,7 +188,7 @@ def test_a_run_without_most_of_its_parts_has_a_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("clients", "classes"), [(1, 2), (1, 1), (100, 10), (30, 120)])
 def test_any_number_of_clients_and_classes_fits(tmp_path: Path, clients: int, classes: int) -> None:
     names = tuple(f"a class with a long name, number {i}" for i in range(classes))
-    text = _write(tmp_path, _run(clients, names), HEADER + "1,0.5,,,,1,0,100,100,1\n")
+    text = _write(tmp_path, _run(clients, names), HEADER + "1,0.5,,,,1,0,0,90,100,100,1\n")
     assert len(text) < 400_000
     # A label stands for each n-th row where rows are too many to name.
     assert text.count("client-") <= clients + 40
@@ -198,7 +203,7 @@ def test_names_that_differ_only_in_their_end_stay_apart(tmp_path: Path) -> None:
 
 
 def test_cells_that_are_not_measured_are_dashes(tmp_path: Path) -> None:
-    text = _write(tmp_path, _run(), HEADER + "1,nan,inf,,,,,,,\n")
+    text = _write(tmp_path, _run(), HEADER + "1,nan,inf,,,,,,,,,\n")
     assert "nan" not in _Page(text).text
     assert text.count('<td class="number">–</td>') >= 9
 
@@ -216,6 +221,94 @@ def test_the_page_says_that_nothing_is_private_here(tmp_path: Path) -> None:
     assert "soft labels are not private by themselves" in text
     assert "Rounding, temperature and codecs are not privacy." in text
     assert "Simulation only" in text
+
+
+EXCHANGE: dict[str, Any] = {
+    "federation": {"clients": 3, "rounds": 3, "mode": "async", "staleness": 0.5},
+    "data": {"name": "digits"},
+    "strategy": {
+        "preset": "scarlet",
+        "aggregator": {"name": "mean", "weight": "entropy", "then": {"name": "enhanced-era", "exponent": 2.0}},
+        "uplink": "quantised:1+entropy",
+        "downlink": "float16+delta+entropy",
+        "choice": "disagreement",
+        "cache_rounds": 50,
+    },
+    "client": {"selector": {"name": "kulsif", "quantile": 0.25}},
+    "attack": {"name": "partial", "clients": 2, "attack": {"name": "hips", "aim": "loss"}},
+    "stragglers": {"share": 0.3, "rounds": 2},
+}
+
+
+def _facts(page: str) -> dict[str, str]:
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+
+
+def test_every_part_of_the_exchange_is_told(tmp_path: Path) -> None:
+    run = _run(config=EXCHANGE, subject="proxy", attackers=["client-0", "client-2"], stragglers=["client-1"])
+    expected = {
+        "Method": "scarlet",
+        "Rule for votes": "mean, weight entropy, then enhanced-era (exponent 2.0)",
+        "Votes travel as": "quantised:1+entropy",
+        "Teachers travel as": "float16+delta+entropy",
+        "Rows of a round": "half of them where voters disagreed most",
+        "Clients vote on": "rows like their own, by kulsif, quantile 0.25",
+        "Cache": "a label is used again for 50 rounds",
+        "Late votes": "count in the round in which they come, s rounds late as (1 + s)^-0.5",
+        "Stragglers": "late by 2 rounds: client-1",
+        "Attack": "partial, clients 2, attack hips (aim loss)",
+    }
+    facts = _facts(_write(tmp_path, run))
+    assert {name: facts[name] for name in expected} == expected
+
+
+def test_parts_that_are_off_are_not_named(tmp_path: Path) -> None:
+    facts = _facts(_write(tmp_path, _run()))
+    assert not {"Clients vote on", "Cache", "Late votes", "Stragglers", "Attack"} & set(facts)
+    assert (facts["Rule for votes"], facts["Votes travel as"], facts["Teachers travel as"]) == (
+        "era",
+        "float16",
+        "float32",
+    )
+
+
+def test_an_attack_is_a_warning_at_the_top(tmp_path: Path) -> None:
+    plain = _write(tmp_path / "plain", _run())
+    assert '<p class="warning">' not in plain
+    page = _write(tmp_path / "attacked", _run(config=EXCHANGE, attackers=["client-0", INJECTION]))
+    assert page.count('<p class="warning">') == 1
+    header = page.partition("</header>")[0]
+    assert "An attack was simulated: 2 of 3 clients (client-0, &lt;script&gt;" in header
+
+
+def test_a_method_without_a_student_is_no_failure(tmp_path: Path) -> None:
+    nobody = {"model": None, "parameters": None, "accuracy": None, "macro_f1": None, "best": None}
+    teacher = {"accuracy": None, "entropy_nats": 0.2, "sha256": "cd" * 32}
+    run = _run(subject="classes", student=nobody, teacher=teacher, confusion=None)
+    rounds = HEADER + "1,,,0.4,0.3,3,0,0,10,1000,300,1.5\n2,,,0.5,0.4,3,0,0,10,1000,300,1.5\n"
+    page = _write(tmp_path, run, rounds)
+    text = " ".join(_Page(page).text.split())
+    assert "Finished 3 rounds as planned." in text
+    assert "This method trains no student: the clients' own models are its result." in text
+    assert _facts(page)["Rows of a round"] == "no proxy rows: one row a class"
+    assert "None" not in text
+    assert "The student's mistakes" not in text
+
+
+def test_late_answers_and_rows_have_their_columns(tmp_path: Path) -> None:
+    text = _write(tmp_path, _run())
+    row = re.search(r'<tr>(<td class="number">3</td>.*?)</tr>', text)
+    assert row is not None
+    cells = re.findall(r">([^<]*)</td>", row.group(1))
+    # round, four accuracies, replies, late, rejected, rows, up, down, time
+    assert cells == ["3", "80.0 %", "90.0 %", "75.0 %", "60.0 %", "2", "0", "1", "70", "1.0 kB", "400 B", "2.0 s"]
+    assert text.count("<th") - text.count("<thead") >= len(cells)
+
+
+def test_the_picture_of_bytes_tells_up_and_down_apart(tmp_path: Path) -> None:
+    text = _write(tmp_path, _run())
+    assert ">of these up<" in text
+    assert ">of these down<" in text
 
 
 def test_a_report_leaves_pyplot_alone(tmp_path: Path) -> None:

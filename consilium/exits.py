@@ -1,0 +1,74 @@
+"""How every command ends: exit codes, one sentence for each failure, one JSON object where asked."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+
+# What each kind of failure exits with; the README and users.md list them.
+FAILED, DEGRADED, INTERRUPTED = 3, 4, 130
+_CODES = {
+    "ConfigError": 2,
+    "ProjectError": 2,
+    "SiteConfigError": 2,
+    "RunFailed": 3,
+    "QuorumError": 3,
+    "WorkerError": 3,
+    "PlatformError": 6,
+    "DataError": 7,
+    "CheckpointError": 8,
+    "VotesError": 8,
+    "StateError": 8,
+    "ModuleNotFoundError": 9,
+    "OSError": 9,
+}
+
+
+class Format(StrEnum):
+    """How a command reports."""
+
+    text = "text"
+    json = "json"
+
+
+def print_json(status: str, code: int, data: Any) -> None:
+    typer.echo(json.dumps({"schema": 1, "status": status, "code": code, "data": data}))
+
+
+@contextmanager
+def exit_codes(reporting: Format) -> Iterator[None]:
+    """Translate what commands raise into one sentence and an exit code; SIGTERM ends a command as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="bold red")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        kinds = (kind.__name__ for kind in type(error).__mro__)
+        code = next((_CODES[kind] for kind in kinds if kind in _CODES), 1)
+        message = _missing(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if code == 1:
+            traceback.print_exc()
+            message = f"internal error, this is our bug: {type(error).__name__}: {error}"
+        if reporting is Format.json:
+            print_json("error", code, {"message": message})
+        Console(stderr=True).print(f"error: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    extra = "sim" if error.name == "ray" else "lab"
+    return f"the package {error.name!r} is not installed: pip install 'consilium[{extra}]'"

@@ -1,0 +1,119 @@
+"""Which rows a round asks, and the plan of each client: equal plans are one object, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from server.exchange import Exchange
+from server.links import Links
+from server.standing import Standing
+from strategies.messages import Draw, RoundPlan
+from strategies.selection import disputed_rows, drawn, proxy_draw
+from strategies.soft_labels import Int64, SoftLabels
+from strategies.wire import encode_plan
+
+
+def round_rows(exchange: Exchange, standing: Standing, round_: int) -> Int64:
+    """The rows of a round's teacher."""
+    if exchange.subject == "classes":
+        return np.arange(exchange.classes, dtype=np.int64)
+    if standing.disagreement is not None:
+        return disputed_rows(exchange.seed, round_, standing.disagreement, exchange.rows_per_round)
+    return drawn(_draw(exchange, round_))
+
+
+def published(exchange: Exchange, standing: Standing, spoken: SoftLabels | None, round_: int) -> Links:
+    """What the clients hold, and what this round's plans say to all of them as a difference, if they do."""
+    if spoken is None or not _differs(exchange, standing):
+        return standing.links
+    return standing.links.published(round_, spoken, exchange.downlink)
+
+
+def make_plans(
+    exchange: Exchange,
+    standing: Standing,
+    links: Links,
+    spoken: SoftLabels | None,
+    round_: int,
+    asked: Sequence[str],
+    ask_rows: Int64,
+    wants: tuple[str, ...],
+) -> dict[str, RoundPlan]:
+    """The plan of each asked client.
+
+    Args:
+        links: what the clients hold, and what this round's plans say.
+        spoken: what the clients are told of the last teacher; None before the first.
+        ask_rows: [n] rows that want a vote.
+        wants: what the rule needs beside votes.
+    """
+    drawing = exchange.subject == "proxy" and standing.disagreement is None
+    common = RoundPlan(
+        exchange.run,
+        round_,
+        exchange.proxy_sha256,
+        exchange.classes_sha256,
+        exchange.classes,
+        ask_rows,
+        exchange.uplink,
+        exchange.downlink,
+        subject=exchange.subject,
+        wants=wants,
+        ask_draw=_draw(exchange, round_) if drawing else None,
+        teacher_draw=_draw(exchange, round_ - 1) if drawing and round_ > 1 else None,
+    )
+    return _plans(exchange, standing, links, spoken, asked, common)
+
+
+def encode_plans(plans: Mapping[str, RoundPlan]) -> dict[str, bytes]:
+    """Bytes by client; one object for all clients that share a plan."""
+    encoded: dict[int, bytes] = {}
+    for plan in plans.values():
+        if id(plan) not in encoded:
+            encoded[id(plan)] = encode_plan(plan)
+    return {client: encoded[id(plan)] for client, plan in plans.items()}
+
+
+def _plans(
+    exchange: Exchange,
+    standing: Standing,
+    links: Links,
+    spoken: SoftLabels | None,
+    asked: Sequence[str],
+    common: RoundPlan,
+) -> dict[str, RoundPlan]:
+    shared: dict[tuple[object, ...], RoundPlan] = {}
+    plans = {}
+    differs = spoken is not None and _differs(exchange, standing)
+    for client in asked:
+        # What a plan depends on beside the round.
+        key = (links.seen.get(client, 0) if differs else 0, links.have(client), client if standing.personal else "")
+        if key not in shared:
+            shared[key] = _plan(standing, links, spoken, differs, client, replace(common, have=links.have(client)))
+        plans[client] = shared[key]
+    return plans
+
+
+def _plan(
+    standing: Standing, links: Links, spoken: SoftLabels | None, differs: bool, client: str, common: RoundPlan
+) -> RoundPlan:
+    if spoken is None:
+        return common
+    if differs:
+        return replace(common, sync=links.sync(client, spoken.rows))
+    if standing.choices:
+        return replace(common, teachers=standing.choices)
+    own = standing.personal.get(client, spoken)  # who was absent is taught what all said
+    return replace(common, teachers=(own,) if len(own.rows) else ())
+
+
+def _differs(exchange: Exchange, standing: Standing) -> bool:
+    """Whether teachers go down as differences: only one that all clients share can."""
+    return exchange.synced and not standing.choices and not standing.personal
+
+
+def _draw(exchange: Exchange, round_: int) -> Draw:
+    return proxy_draw(exchange.seed, round_, exchange.proxy_rows, exchange.rows_per_round, exchange.choice)

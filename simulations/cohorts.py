@@ -1,0 +1,180 @@
+"""What may stand between the coordinator and the sites of a simulation: liars, and answers that come late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from server.checks import Failure, check_answer
+from server.rounds import Cohort, Reply
+from simulations.attacks.attack import Attack, Scene
+from simulations.config import ExperimentConfig
+from strategies.codecs import link_named
+from strategies.codecs.float16 import Float16
+from strategies.codecs.float32 import Float32Codec
+from strategies.messages import ClientReport, RoundPlan
+from strategies.seeds import stream_seed
+from strategies.soft_labels import Float64
+from strategies.wire import decode_plan, encode_report, plan_round
+
+# The stream that draws who attacks.
+LIARS = "attackers"
+
+
+class AttackedCohort:
+    """Some clients lie, knowing all honest answers of the round; see simulations.attacks.
+
+    Args:
+        cohort: the honest network, with an uplink that takes no differences.
+        attackers: names.
+        attack: what they send.
+        seed: of the attack's own draws.
+        proxy_rows: rows of the proxy set.
+    """
+
+    def __init__(self, cohort: Cohort, attackers: Sequence[str], attack: Attack, seed: int, proxy_rows: int) -> None:
+        self._cohort, self._attackers, self._attack = cohort, frozenset(attackers), attack
+        self._seed, self._proxy_rows = seed, proxy_rows
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """Everybody, by name."""
+        return self._cohort.clients
+
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        """The honest answers as they come, then the lies. A liar whose own model cannot answer does not lie either."""
+        decoded = {
+            id(blob): decode_plan(blob, self._proxy_rows) for blob in {id(b): b for b in plans.values()}.values()
+        }
+        honest: list[ClientReport] = []
+        liars: list[ClientReport] = []
+        for reply in self._cohort.ask(plans):
+            checked = (
+                reply.payload
+                if isinstance(reply.payload, Failure)
+                else check_answer(reply.client, reply.payload, decoded[id(plans[reply.client])])
+            )
+            if isinstance(checked, Failure):
+                yield reply
+            elif reply.client in self._attackers:
+                liars.append(checked.report)
+            else:
+                honest.append(checked.report)
+                yield reply
+        for own in sorted(liars, key=lambda report: report.client):
+            plan = decoded[id(plans[own.client])]
+            yield Reply(own.client, self._lie(own, plan, honest, len(liars)))
+
+    def _lie(self, own: ClientReport, plan: RoundPlan, honest: Sequence[ClientReport], attackers: int) -> bytes:
+        rows = own.soft_labels.rows
+        scene = Scene(
+            honest=_on(rows, honest, plan.classes),
+            own=own.soft_labels.probabilities(),
+            teacher=_last_teacher(plan, own),
+            attackers=attackers,
+            clients=len(honest) + attackers,
+            round=plan.round,
+        )
+        rng = np.random.default_rng(stream_seed(self._seed, "attack", plan.round, own.client))
+        logits = self._attack.logits(scene, rng).astype(np.float32)
+        symbols = link_named(plan.uplink).codec.symbols(logits, rows)
+        return encode_report(own, plan, symbols=symbols)
+
+
+class LateCohort:
+    """Some clients answer a fixed number of rounds late.
+
+    Args:
+        cohort: the network; it carries out every plan at once.
+        late: names.
+        rounds: how many rounds later their answers come.
+    """
+
+    def __init__(self, cohort: Cohort, late: Sequence[str], rounds: int) -> None:
+        self._cohort, self._late, self._rounds = cohort, frozenset(late), rounds
+        self._held: list[tuple[int, Reply]] = []
+        self._round = 0
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """Everybody, by name."""
+        return self._cohort.clients
+
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        """Answers whose time has come, then those of this round; who is late is said to be late."""
+        self._round += 1
+        due = [reply for when, reply in self._held if when <= self._round]
+        self._held = [(when, reply) for when, reply in self._held if when > self._round]
+        yield from due
+        for reply in self._cohort.ask(plans):
+            if reply.client not in self._late or isinstance(reply.payload, Failure):
+                yield reply
+                continue
+            self._held.append((self._round + self._rounds, replace(reply, round=plan_round(plans[reply.client]))))
+            yield Reply(reply.client, Failure(reply.client, "late", f"its answer comes {self._rounds} rounds later"))
+
+
+def liars_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
+    """The clients that attack; none without an attack.
+
+    Raises:
+        ValueError: a name that nobody has, or more than there are.
+    """
+    return [] if config.attack is None else some_clients(names, config.attack.clients, config.federation.seed, LIARS)
+
+
+def late_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
+    """The clients whose answers come late; none without stragglers."""
+    share = config.stragglers.share
+    return some_clients(names, share, config.federation.seed, "stragglers") if share else []
+
+
+def some_clients(names: Sequence[str], wanted: int | float | tuple[str, ...], seed: int, purpose: str) -> list[str]:
+    """So many clients, such a share of them but at least one, or those named; drawn by seed and purpose, sorted.
+
+    Raises:
+        ValueError: a name that nobody has, or more than there are.
+    """
+    if isinstance(wanted, tuple):
+        if unknown := sorted(set(wanted) - set(names)):
+            raise ValueError(f"clients names {unknown[0]!r}, and there are {names[0]} to {names[-1]}")
+        return sorted(set(wanted))
+    count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(names)))
+    if count > len(names):
+        raise ValueError(f"clients={count} must be at most {len(names)}: there are no more")
+    rng = np.random.default_rng(stream_seed(seed, purpose))
+    return sorted(rng.permutation(sorted(names))[:count].tolist())
+
+
+def rehearse(attack: Attack, uplink: str, classes: int) -> None:
+    """Try an attack on one row, so that what cannot be is refused before the first round.
+
+    Raises:
+        ValueError: its settings do not fit so many classes, or the uplink cannot carry what it sends.
+    """
+    votes = np.full((2, 1, classes), 1.0 / classes)
+    sent = attack.logits(Scene(votes, votes[0], votes[0], 1, 3, 1), np.random.default_rng(0))
+    distribution = np.isfinite(sent).all() and abs(np.logaddexp.reduce(sent, axis=1)).max() < 1e-3
+    if not distribution and not isinstance(link_named(uplink).codec, Float32Codec | Float16):
+        raise ValueError(f"it sends what is no distribution, and strategy.uplink={uplink!r} can carry nothing else")
+
+
+def _on(rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]], honest: Sequence[ClientReport], classes: int) -> Float64:
+    """[voters, n, classes] what honest clients said of these rows; uniform where one of them abstained."""
+    stacked = np.full((len(honest), len(rows), classes), 1.0 / classes)
+    for index, report in enumerate(sorted(honest, key=lambda report: report.client)):
+        known = np.isin(rows, report.soft_labels.rows)
+        stacked[index, known] = report.soft_labels.probabilities()[np.isin(report.soft_labels.rows, rows)]
+    return stacked
+
+
+def _last_teacher(plan: RoundPlan, own: ClientReport) -> Float64 | None:
+    """[n, classes] what the plan's teacher says of the asked rows; uniform where it says nothing."""
+    if not plan.teachers:
+        return None
+    rows, teacher = own.soft_labels.rows, plan.teachers[0]
+    told = np.full((len(rows), plan.classes), 1.0 / plan.classes)
+    told[np.isin(rows, teacher.rows)] = teacher.probabilities()[np.isin(teacher.rows, rows)]
+    return told

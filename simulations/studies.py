@@ -1,0 +1,289 @@
+"""What the commands around a run do: proxy-fit, forget, bench robustness, check-rule; each leaves files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distillation.data import load_proxy, load_samples
+from distillation.export import write_atomically
+from server.config import write_job
+from server.forget import Forgotten, forget
+from server.votes import VotesError, VoteStore
+from simulations.attacks import ATTACKS
+from simulations.benchmarks.heatmap import write_heatmap
+from simulations.config import AttackSection, ConfigError, ExperimentConfig, PartSetting, toml_value
+from simulations.in_process import WorkerPool
+from simulations.preparation import check_config, check_fits, prepare
+from simulations.prepared import Setup, read_config
+from simulations.proxy_fit import Fit, measure
+from simulations.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
+from strategies.aggregators import build_aggregator
+from strategies.contract import check_aggregator
+
+
+def fit_of(config: ExperimentConfig, out: Path) -> Fit:
+    """Whether a configuration's proxy set suits its sites; writes proxy-fit.json and proxy-fit.csv.
+
+    Raises:
+        ConfigError, DataError, WorkerError: what was asked for cannot be had; nothing is left behind.
+    """
+    with _study(config, out) as setup:
+        labels = load_proxy(setup.study.proxy, verify=False).samples.labels
+        with WorkerPool(
+            setup.study.folder, _sizes(setup), config.federation.workers, config.federation.timeout_s
+        ) as pool:
+            fit = measure(setup, pool, None if labels is None else labels.numpy())
+        write_atomically(out / "proxy-fit.json", (json.dumps(fit.as_json(), indent=1) + "\n").encode())
+        _write_csv(out / "proxy-fit.csv", [asdict(site) for site in fit.sites])
+    return fit
+
+
+def forget_in(run: Path, client: str, out: Path) -> dict[str, Any]:
+    """A finished run without one client's votes; writes forget.json, metrics.csv and the student into `out`.
+
+    Raises:
+        ConfigError: no finished run, none of its clients, other data than it had, or `out` is in use.
+        VotesError: the run kept no votes, or none of this client, or the others' teach nothing.
+    """
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"{run} holds no run: name the folder of results of `consilium run`")
+    config, finished = read_config(run), _finished(run)
+    if client not in finished.clients:
+        raise ConfigError(f"no client is called {client!r}: the names are {', '.join(finished.clients)}")
+    if not (run / "votes").is_dir():
+        raise VotesError(f"{run} kept no votes: run it with --set federation.keep_votes=true")
+    with _study(config, out) as setup:
+        if setup.study.proxy_sha256 != finished.proxy_sha256:
+            raise ConfigError(f"the data is no longer that of {run}: put the files back that it was run with")
+        proxy, test = load_proxy(setup.study.proxy, verify=False), load_samples(setup.study.test)
+        rows = forget(setup.federation, VoteStore(run / "votes"), client, finished.rounds, proxy, test, out)
+        exact = _is_exact(config, rows, _rows_by_round(run))
+        forgotten = {
+            "client": client,
+            "rounds": len(rows),
+            "student_accuracy_before": finished.accuracy,
+            "student_accuracy": rows[-1].student_accuracy,
+            "exact": exact,
+            "statement": (
+                f"This equals a run in which {client} had never answered."
+                if exact
+                else f"No vote of {client} is left. What the others voted and were asked may still depend on {client}: "
+                "to remove that, too, the federation must be run again without it."
+            ),
+        }
+        _write_csv(out / "metrics.csv", [asdict(row) for row in rows])
+        write_atomically(out / "forget.json", (json.dumps(forgotten, indent=1) + "\n").encode())
+    return forgotten
+
+
+class _Finished(NamedTuple):
+    """What forgetting needs of run.json."""
+
+    clients: tuple[str, ...]
+    proxy_sha256: str
+    rounds: int
+    accuracy: float | None
+
+
+def _finished(run: Path) -> _Finished:
+    """What a run came to.
+
+    Raises:
+        ConfigError: it has not ended, or its run.json is broken.
+    """
+    try:
+        told = json.loads((run / "run.json").read_bytes())
+        names = tuple(str(each["client"]) for each in told["clients"]["each"])
+        return _Finished(names, told["proxy_sha256"], told["rounds_done"], told["student"]["accuracy"])
+    except FileNotFoundError:
+        raise ConfigError(f"{run} is not finished: go on with it by consilium run ... --out {run} --resume") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{run / 'run.json'} is broken: name another folder of results") from None
+
+
+def _rows_by_round(run: Path) -> list[int]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [int(row["rows"]) for row in csv.DictReader(file)]
+
+
+def _is_exact(config: ExperimentConfig, rows: Sequence[Forgotten], before: Sequence[int]) -> bool:
+    """Whether nothing that is left depends on the forgotten client: neither votes, nor what was asked, nor the quorum.
+
+    Args:
+        before: rows of the teacher in each round of the run.
+    """
+    federation, strategy = config.federation, config.strategy
+    return (
+        (config.client.distil_epochs == 0 or len(rows) == 1)
+        and federation.mode == "sync"
+        and strategy.choice != "disagreement"
+        and (strategy.cache_rounds == 0 or [row.rows for row in rows] == list(before))
+        and config.attack is None
+        and all(row.votes >= max(1, math.ceil(round(federation.quorum * row.asked, 9))) for row in rows)
+    )
+
+
+def robustness_of(
+    config: ExperimentConfig,
+    out: Path,
+    rules: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    seeds: int = 1,
+    on_cell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The grid attack x aggregator; writes robustness.csv, robustness.svg and cells.jsonl.
+
+    Args:
+        rules, attacks: some of the grid's; all where empty.
+        seeds: the grid is run with so many seeds, and the points are their mean.
+
+    Raises:
+        ConfigError: a rule or an attack that is not in the grid.
+    """
+    if unknown := [name for name in rules if name not in RULES and ":" not in name]:
+        raise ConfigError(f"rule {unknown[0]!r} is not in the grid; there are {', '.join(RULES)}, and module:Name")
+    if unknown := [name for name in attacks if name not in ATTACKS]:
+        raise ConfigError(f"unknown attack {unknown[0]!r}; known: {', '.join(sorted(ATTACKS))}")
+    chosen = {name: RULES.get(name, {"name": name}) for name in rules or RULES}
+    cases = [
+        (name, max(1, round(count * config.federation.clients / 10)))
+        for name, count in CASES
+        if not attacks or name in attacks
+    ]
+    cases = list(dict.fromkeys(cases))  # 2 and 4 of 10 are both one of three
+    every = list(_every_cell(config, chosen.values(), cases))
+    for cell_config in every:
+        check_config(cell_config)
+    grids: list[Mapping[tuple[str, str], float | None]] = []
+    clean: list[dict[str, float | None]] = []
+    everything: list[Cell] = []
+    order = [(rule, attack, count) for rule in chosen for attack, count in [("", 0), *cases]]
+    total = seeds * len(order)
+    with _own(out):
+        for seed in range(config.federation.seed, config.federation.seed + seeds):
+            federation = config.federation.model_copy(update={"seed": seed})
+            with _prepared(config.model_copy(update={"federation": federation}), out) as setup:
+                for cell_config in every:
+                    check_fits(cell_config, setup.study)
+                write_job(setup.study.folder / "federation.json", setup.federation)
+                cells: list[Cell] = []
+                for cell in run_grid(setup.study.folder, _sizes(setup), chosen, cases, federation.workers):
+                    cells.append(cell)
+                    on_cell(len(everything) + len(cells), total)
+            everything.extend(sorted(cells, key=lambda cell: order.index((cell.rule, cell.attack, cell.attackers))))
+            grids.append(lost(cells))
+            clean.append({cell.rule: cell.accuracy for cell in cells if not cell.attack})
+        names = [f"{name} ({count})" for name, count in cases]
+        points = {name: {rule: _mean([grid[name, rule] for grid in grids]) for rule in chosen} for name in names}
+        accuracies = {rule: _mean([each[rule] for each in clean]) for rule in chosen}
+        write_cells(out / "cells.jsonl", everything)
+        table = [[points[name][rule] for rule in chosen] for name in names]
+        write_heatmap(out / "robustness", names, list(chosen), table)
+    return {"attacks": names, "rules": list(chosen), "lost": points, "accuracy": accuracies, "seeds": seeds}
+
+
+def _every_cell(
+    config: ExperimentConfig, rules: Iterable[Mapping[str, Any]], cases: Iterable[tuple[str, int]]
+) -> Iterator[ExperimentConfig]:
+    """The configuration of every cell that has an attack.
+
+    Raises:
+        ConfigError: what no cell would have.
+    """
+    if config.attack is not None:
+        raise ConfigError(f"attack.name={config.attack.name!r}: the grid has attacks of its own; take [attack] out")
+    if config.stragglers.share:
+        raise ConfigError(f"stragglers.share={config.stragglers.share}: nobody is late in the grid; set it to 0")
+    for rule in rules:
+        strategy = config.strategy.model_copy(update={"aggregator": PartSetting.model_validate(rule)})
+        for name, count in cases:
+            attack = AttackSection(name=name, clients=count)
+            yield config.model_copy(update={"strategy": strategy, "attack": attack})
+
+
+def check_rule_named(name: str, settings: Sequence[str]) -> None:
+    """Try a rule against the laws of all rules: see strategies.contract.
+
+    Raises:
+        ConfigError: no such rule or setting, or the laws that it breaks.
+    """
+    told: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not (equals and key.strip()):
+            raise ConfigError(f"--set {setting!r} must read key=value, for example temperature=0.5")
+        told[key.strip()] = toml_value(text)
+    try:
+        broken = check_aggregator(build_aggregator(name, told))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(str(error.args[0])) from None
+    if broken:
+        raise ConfigError(f"{name} breaks {len(broken)} of the laws of all rules: {'; '.join(broken)}")
+
+
+@contextmanager
+def _own(out: Path) -> Iterator[None]:
+    """A folder of results that is this command's own; where it fails, nothing of it is left.
+
+    Raises:
+        ConfigError: it is in use, or cannot be made.
+    """
+    there = out.exists()
+    if there and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is no empty folder: name another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error.strerror}): name another --out") from None
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out)
+        if there:
+            out.mkdir()
+        raise
+
+
+@contextmanager
+def _prepared(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
+    """A study in `out` for as long as it is needed."""
+    try:
+        yield prepare(config, out)
+    finally:
+        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+
+
+@contextmanager
+def _study(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
+    """A study in a folder of its own, checked before anything is written."""
+    check_config(config)
+    with _own(out), _prepared(config, out) as setup:
+        yield setup
+
+
+def _sizes(setup: Setup) -> dict[str, int]:
+    return dict(zip(setup.study.names, setup.study.sizes, strict=True))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())

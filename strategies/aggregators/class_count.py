@@ -1,0 +1,63 @@
+"""Class-count weighted mean: on each class a site counts by how many rows of it the site has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.aggregator import Ballot, Outcome, State
+from strategies.aggregators.pooling import log_of, probabilities, scaled, trust_of
+from strategies.exact_sum import OrderFreeSum, WideOrderFreeSum
+from strategies.messages import ClientReport
+from strategies.soft_labels import Float64, SoftLabels
+
+# More rows of a class than 2^30 count as that many: the exact sum needs a bound.
+_MOST = 2.0**30
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """y_c proportional to sum_k W_kc p_kc, W_kc = n_kc / sum_j n_jc over the voters j of the row. Streams.
+
+    n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
+    Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
+    as nothing.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("counts",)
+
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
+        shape = (len(ballot.rows), ballot.classes)
+        votes, shares = WideOrderFreeSum(shape, 2.0 * _MOST), WideOrderFreeSum(shape, 2.0 * _MOST)
+        all_votes, trusted = OrderFreeSum(shape, 2.0), OrderFreeSum(shape[:1], 2.0)
+        voters = np.zeros(shape[0], np.int64)
+        for report in reports:
+            at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
+            counted = np.multiply.outer(np.broadcast_to(trust, len(own)), _counts(report))
+            votes.add(counted * own, at)
+            shares.add(counted, at)
+            all_votes.add(scaled(own, trust), at)
+            trusted.add(np.full(len(own), trust), at)
+            voters[at] += 1
+        if trusted.terms == 0:
+            raise ValueError("no report to aggregate: check the quorum first")
+        kept = voters >= ballot.needed
+        mean = all_votes.value()[kept] / trusted.value()[kept][:, None]
+        teacher = _ratio(votes.value()[kept], shares.value()[kept], mean)
+        total = teacher.sum(axis=1, keepdims=True)
+        return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(_ratio(teacher, total, mean))), state)
+
+
+def _counts(report: ClientReport) -> Float64:
+    if report.counts is None:
+        raise ValueError(f"client {report.client!r} sent no counts: the plan has to ask for them")
+    return np.minimum(report.counts, _MOST)
+
+
+def _ratio(above: Float64, below: Float64, otherwise: Float64) -> NDArray[np.float64]:
+    """above / below, and `otherwise` where below is 0."""
+    return np.where(below > 0.0, above / np.where(below > 0.0, below, 1.0), otherwise)

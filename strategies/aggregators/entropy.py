@@ -1,0 +1,43 @@
+"""Entropy-weighted mean: a vote counts by how far it is from saying nothing (our rule)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from strategies.aggregator import Ballot, Outcome, State
+from strategies.aggregators.mean import Mean
+from strategies.aggregators.pooling import probabilities
+from strategies.aggregators.weighing import weighed
+from strategies.messages import ClientReport
+from strategies.soft_labels import Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """s_k = min(1, (1 - H(p_k) / ln C) / cap), then the mean of probabilities. Streams; lends its weights.
+
+    Where every vote on a row is uniform, all count alike. FedGEMS (Cheng et al. 2021) weighs by 1 / H instead and
+    needs labels of the proxy rows.
+
+    Attributes:
+        cap: in (0, 1], the share of all that could be said above which votes count alike. 1: the surest vote counts
+            most, which an attacker's always is; small: only who says next to nothing is left out.
+    """
+
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.cap <= 1.0:
+            raise ValueError(f"cap={self.cap} must be in (0, 1]: above it all votes count alike")
+
+    def weights(self, report: ClientReport) -> Float64:
+        votes = report.soft_labels
+        entropy_nats = -np.einsum("nc,nc->n", probabilities(votes), votes.log_probs, dtype=np.float64)
+        shares: Float64 = np.clip((1.0 - entropy_nats / np.log(votes.classes)) / self.cap, 0.0, 1.0)
+        return shares
+
+    def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
+        return Mean().aggregate(state, ballot, weighed(reports, self))
