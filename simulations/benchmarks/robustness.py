@@ -24,10 +24,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true", help="write the README's section")
     arguments = parser.parse_args()
+    config = load_config(CONFIGS / "robustness.toml")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         grid = robustness_of(
-            load_config(CONFIGS / "robustness.toml"),
+            config,
             out,
             seeds=SEEDS,
             on_cell=lambda done, total: print(f"{done}/{total}", flush=True) if done % 20 == 0 else None,
@@ -40,7 +41,7 @@ def main() -> None:
         lost = grid["lost"][attack]
         rows.append([attack, *("fails" if lost[rule] is None else f"{lost[rule]:.1f}" for rule in rules)])
     heading = ["points lost to (attackers of 10)", *(f"`{rule}`" for rule in rules)]
-    text = f"{table(heading, rows)}\n\nMean of {SEEDS} seeds, 5 rounds; {machine()}."
+    text = f"{table(heading, rows)}\n\nMean of {SEEDS} seeds, {config.federation.rounds} rounds; {machine()}."
     print(text)
     if arguments.write:
         write_section("robustness", f"{text}\n\n![points lost](simulations/benchmarks/{PLOT.name})")
