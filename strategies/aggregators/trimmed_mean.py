@@ -44,4 +44,5 @@ class TrimmedMean:
         inside[:, :, 1:] -= inside[:, :, :-1].copy()
         inside[:, :, 0] -= dropped[:, None]
         pooled = np.einsum("mck,mck->mc", np.exp(values, dtype=np.float64), np.broadcast_to(inside, values.shape))
-        return unless_nothing(pooled, block)
+        # A mean, not a sum of what is left: else little is left of many voters and looks like nothing.
+        return unless_nothing(pooled / (1.0 - 2.0 * dropped)[:, None], block)

@@ -165,6 +165,14 @@ def test_with_equal_weights_the_trimmed_mean_drops_whole_voters(case, trim):
     agrees("trimmed-mean", {"trim": trim}, (votes, mask, np.full(mask.shape, 0.3), needed), plain)
 
 
+def test_a_trimmed_row_of_small_middles_is_their_mean_and_not_the_weighted_mean():
+    # 11 voters, 5 dropped at each end: each of 100 classes keeps one middle value of 1e-7, in all 1e-5.
+    votes = np.full((11, 1, 100), 1e-7)
+    votes[np.arange(11), 0, np.arange(11)] = 1.0 - 99e-7
+    teacher = one_row("trimmed-mean", {"trim": 0.49}, votes[:, 0])
+    np.testing.assert_allclose(teacher, np.full(100, 0.01), atol=1e-6)
+
+
 @given(rounds())
 @settings(max_examples=80, deadline=None)
 def test_no_point_is_nearer_to_all_votes_than_the_geometric_median(case):
