@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.messages import ClientReport
+from strategies.messages import ClientReport, Subject
+from strategies.selection import count_of
 from strategies.soft_labels import Float64, Int64, SoftLabels
 
 # What a rule remembers between rounds: named arrays, so that a checkpoint is a safetensors file.
@@ -33,8 +33,7 @@ def voters_needed(clients: int, quorum: float | int) -> int:
     """
     if isinstance(quorum, int):
         return min(clients, max(1, quorum))
-    # The rounding to 9 digits keeps 0.3 * 10 = 3.0000000000000004 at three voters.
-    return min(clients, max(2, math.ceil(round(quorum * clients, 9))))
+    return min(clients, max(2, count_of(quorum, clients)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +96,7 @@ class Outcome:
 class Aggregator(Protocol):
     """A frozen dataclass whose fields are the rule's hyper-parameters. State goes in and comes out.
 
-    A class attribute `needs` names what its reports must carry beside votes: of strategies.messages.WANTS.
+    Class attributes with the names of Traits say what is unusual about a rule; most rules have none.
     """
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
@@ -117,6 +116,27 @@ class Aggregator(Protocol):
             beyond rounding. A row with fewer voters than the ballot needs is not in it.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a rule says of itself beside its settings.
+
+    Attributes:
+        needs: what its reports must carry beside votes: of strategies.messages.WANTS.
+        subject: what its row numbers mean: see strategies.messages.Subject.
+        own_teachers: whether it gives clients teachers of their own, or several to choose from.
+    """
+
+    needs: tuple[str, ...] = ()
+    subject: Subject = "proxy"
+    own_teachers: bool = False
+
+
+def traits_of(part: object) -> Traits:
+    """Those of a rule or a weighting; what it does not say is as in Traits."""
+    subject: Subject = getattr(part, "subject", "proxy")
+    return Traits(tuple(getattr(part, "needs", ())), subject, bool(getattr(part, "own_teachers", False)))
 
 
 class Weighting(Protocol):

@@ -148,6 +148,8 @@ _LAWS: Mapping[str, Callable[[Aggregator, Generator], Iterator[str]]] = {
     "what cannot be pooled is a ValueError": _refusals,
     "state goes in and comes out, and nothing else is remembered": _memory,
 }
+# By name, in the order in which they are tried.
+LAWS = tuple(_LAWS)
 
 
 def _all_labels(outcome: Outcome) -> list[SoftLabels]:

@@ -43,8 +43,11 @@ class OrderFreeSum:
         self._anchors: NDArray[np.int64] = np.zeros(shape[:1], np.int64)  # the others, by entry of the first axis
         self.terms = 0
 
-    def add(self, values: NDArray[np.floating], at: slice | Int64 = slice(None)) -> None:
+    def add(self, values: NDArray[np.floating], at: slice | Int64 = slice(None), *, vouched: bool = False) -> None:
         """Add one array, or one for some entries of the first axis; `at` names no entry twice.
+
+        Args:
+            vouched: the caller knows that every value is below the bound; looking would cost as much as adding.
 
         Raises:
             ValueError: a value that is too large or not finite, or the sum already has 2^17 terms.
@@ -56,8 +59,10 @@ class OrderFreeSum:
         # dtype: float32 values would otherwise be added in float32.
         shifted = np.add(values, self._anchor, out=out, dtype=np.float64)
         # NaN fails both comparisons.
-        if shifted.size and not (
-            shifted.min() > self._anchor - self._largest and shifted.max() < self._anchor + self._largest
+        if (
+            not vouched
+            and shifted.size
+            and not (shifted.min() > self._anchor - self._largest and shifted.max() < self._anchor + self._largest)
         ):
             raise ValueError(f"a term is not finite or not below {self._largest:g}: check votes before adding them")
         patterns = shifted.view(np.int64)
@@ -101,16 +106,25 @@ class WideOrderFreeSum:
         self._coarse = OrderFreeSum(shape, largest)
         self._fine = OrderFreeSum(shape, largest * 2.0**-45)
 
-    def add(self, values: Float64, at: slice | Int64 = slice(None)) -> None:
+    def add(self, values: Float64, at: slice | Int64 = slice(None), *, vouched: bool = False) -> None:
         """Add one array, or one for some entries of the first axis; `at` names no entry twice.
+
+        Args:
+            vouched: the caller knows that every value is below the bound.
 
         Raises:
             ValueError: a value that is too large or not finite, or the sum already has 2^17 terms.
         """
         # What the coarse sum keeps of each value; both differences are exact.
-        kept = (values + self._anchor) - self._anchor
-        self._coarse.add(kept, at)
-        self._fine.add(values - kept, at)
+        kept = values + self._anchor
+        kept -= self._anchor
+        self._coarse.add(kept, at, vouched=vouched)
+        self._fine.add(np.subtract(values, kept, out=kept), at, vouched=vouched)
+
+    @property
+    def terms(self) -> int:
+        """How many arrays were added."""
+        return self._coarse.terms
 
     def value(self) -> Float64:
         """The total."""

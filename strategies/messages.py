@@ -199,5 +199,5 @@ class Refusal:
 
 
 def _check_share(name: str, values: Float64, rows: int) -> None:
-    if values.shape != (rows,) or not ((values >= 0.0) & (values <= 1.0)).all():  # NaN is neither
+    if values.shape != (rows,) or not (rows == 0 or (values.min() >= 0.0 and values.max() <= 1.0)):  # NaN is neither
         raise ValueError(f"{name} must be {rows} numbers in [0, 1], one a row")

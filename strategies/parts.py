@@ -41,7 +41,7 @@ def build_part(kind: str, known: Mapping[str, type], name: str, settings: Mappin
         # The type's name; without `from __future__ import annotations` it is the type itself.
         told = own[key].type if isinstance(own[key].type, str) else getattr(own[key].type, "__name__", "")
         if hasattr(own[key].default, method) or hasattr(own[key].default_factory, method):
-            values[key] = _nested(f"{kind} {name!r}: {key}", kind, known, value, method)
+            values[key] = build_part(kind, known, *named_table(f"{kind} {name!r}: {key}", value), method)
             continue
         if told in _PLAIN and (not isinstance(value, _PLAIN[told]) or (isinstance(value, bool) and told != "bool")):
             raise ValueError(f"{kind} {name!r}: {key}={value!r} must be {_SAID[told]}")
@@ -92,9 +92,13 @@ def _users_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _nested(where: str, kind: str, known: Mapping[str, type], told: Any, method: str) -> Any:
+def named_table(where: str, told: Any, what: str = "a name") -> tuple[str, dict[str, Any]]:
+    """The name and the settings of a part that is told by its name, or as a table with a name.
+
+    Raises:
+        ValueError: it is neither; `where` and `what` are for the message.
+    """
     table = {"name": told} if isinstance(told, str) else told
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise ValueError(f"{where}={told!r} must be a name, or a table with a name")
-    rest = {key: value for key, value in table.items() if key != "name"}
-    return build_part(kind, known, table["name"], rest, method)
+        raise ValueError(f"{where}={told!r} must be {what}, or a table with a name")
+    return table["name"], {key: value for key, value in table.items() if key != "name"}

@@ -70,7 +70,8 @@ PRESETS: dict[str, Preset] = {
         strategy={"aggregator": {"name": "logit-mean"}},
         client={"distil_loss": "mae", "public_epochs": 20, "warmup_epochs": 25},
         student={"distil_loss": "mae"},
-        differs="fixed numbers of first epochs instead of early stopping on the private test set",
+        differs="fixed numbers of first epochs instead of early stopping on the private test set; the configuration's "
+        "optimiser instead of Adam at 0.001",
     ),
     "scarlet": Preset(
         source="Azuma et al. 2025, arXiv 2504.19602",
@@ -88,7 +89,8 @@ PRESETS: dict[str, Preset] = {
             "choice": "fixed",
         },
         student={"speaks": True},
-        differs="clients keep their models between rounds; client.restart = true gives the paper's stateless clients",
+        differs="clients keep their models between rounds; client.restart = true gives the paper's stateless clients; "
+        "the configuration's optimiser instead of Adam at 0.001",
     ),
     "selective-fd": Preset(
         source="Shao, Wu, Zhang 2024, arXiv 2304.01731",

@@ -13,7 +13,8 @@ from strategies.messages import Draw
 from strategies.seeds import stream_seed
 from strategies.soft_labels import Float64, Int64
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# The step of SplitMix64.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 # How a round's proxy rows are chosen.
 CHOICES = ("random", "fixed", "epoch", "disagreement")
@@ -50,7 +51,7 @@ def _ranked(seed: int, total: int) -> Int64:
 
 def _keys(seed: int, total: int) -> NDArray[np.uint64]:
     """The keyed hash of each of the numbers 0..total-1."""
-    return splitmix64(np.uint64(seed) + np.arange(total, dtype=np.uint64) * _GOLDEN)
+    return splitmix64(np.uint64(seed) + np.arange(total, dtype=np.uint64) * GOLDEN)
 
 
 def proxy_draw(seed: int, round_: int, total: int, count: int, choice: str = "random") -> Draw:
@@ -95,6 +96,16 @@ def disputed_rows(seed: int, round_: int, disagreement: Float64, count: int) -> 
     return np.sort(np.concatenate([by_dispute, others])).astype(np.int64)
 
 
+def count_of(share: float, total: int) -> int:
+    """How many of `total` a share is, rounded up.
+
+    >>> count_of(0.1, 30), count_of(0.3, 11)
+    (3, 4)
+    """
+    # The rounding to 9 digits keeps 0.1 * 30 = 3.0000000000000004 at three.
+    return math.ceil(round(share * total, 9))
+
+
 def participants(seed: int, round_: int, clients: Sequence[str], participation: float) -> tuple[str, ...]:
     """The clients that a round asks: ceil(participation * clients) of them, at least one, sorted by name.
 
@@ -102,7 +113,6 @@ def participants(seed: int, round_: int, clients: Sequence[str], participation: 
     ('a', 'b', 'c')
     """
     ordered = sorted(clients)
-    # The rounding to 9 digits keeps 0.1 * 30 = 3.0000000000000004 at three clients.
-    count = max(1, math.ceil(round(participation * len(ordered), 9)))
+    count = max(1, count_of(participation, len(ordered)))
     chosen = drawn(Draw(stream_seed(seed, "participants", round_), len(ordered), 0, count))
     return tuple(ordered[i] for i in chosen)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+UInt8 = NDArray[np.uint8]
 
 # A probability of 1e-7 in nats: below it a vote says "never", and one such vote could veto a class for all.
 LOG_FLOOR = float(np.log(1e-7))
@@ -33,6 +34,11 @@ def log_softmax(logits: NDArray[np.floating]) -> Float64:
     shifted = shifted - shifted.max(axis=1, keepdims=True)
     normalised: Float64 = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
+
+
+def floored(log_probs: Float32) -> Float32:
+    """Log-probabilities, none below ln 1e-7."""
+    return np.maximum(log_probs, np.float32(LOG_FLOOR))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,11 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from strategies.soft_labels import Int64
-
-UInt8 = NDArray[np.uint8]
+from strategies.soft_labels import Int64, UInt8
 
 
 @dataclass(frozen=True, slots=True, eq=False)

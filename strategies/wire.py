@@ -54,8 +54,8 @@ from strategies.messages import (
     Sync,
 )
 from strategies.row_sets import pack_rows
-from strategies.soft_labels import Float32, Float64, Int64, SoftLabels
-from strategies.tables import Table, UInt8
+from strategies.soft_labels import Float32, Float64, Int64, SoftLabels, UInt8
+from strategies.tables import Table
 
 _NONE, _WHOLE, _DIFFERENCE = 0, 1, 2
 _ABSTAINS, _SCORES, _COUNTS = 1, 2, 4

@@ -26,7 +26,7 @@ from strategies.aggregators.sample_weighted import SampleWeighted
 from strategies.aggregators.spectral_filter import SpectralFilter
 from strategies.aggregators.trimmed_mean import TrimmedMean
 from strategies.aggregators.variance import Variance
-from strategies.parts import build_part, part_class
+from strategies.parts import build_part, named_table, part_class
 
 AGGREGATORS: dict[str, type] = {
     "mean": Mean,
@@ -84,11 +84,8 @@ def build_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
 
 def _companion(key: str, told: Any, method: str) -> Any:
     """A rule beside the rule: by name, or as a table with a name."""
-    table = {"name": told} if isinstance(told, str) else told
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise ValueError(f"aggregator: {key}={told!r} must be a rule's name, or a table with a name")
-    rest = {name: value for name, value in table.items() if name != "name"}
-    if not hasattr(part_class("aggregator", AGGREGATORS, table["name"]), method):
-        able = sorted(name for name, rule in AGGREGATORS.items() if hasattr(rule, method))
-        raise ValueError(f"aggregator: {key}={table['name']!r} has no {method}; {key} can be {', '.join(able)}")
-    return build_part("aggregator", AGGREGATORS, table["name"], rest, method)
+    name, settings = named_table(f"aggregator: {key}", told, "a rule's name")
+    if not hasattr(part_class("aggregator", AGGREGATORS, name), method):
+        able = sorted(known for known, rule in AGGREGATORS.items() if hasattr(rule, method))
+        raise ValueError(f"aggregator: {key}={name!r} has no {method}; {key} can be {', '.join(able)}")
+    return build_part("aggregator", AGGREGATORS, name, settings, method)

@@ -34,20 +34,26 @@ class ClassCount:
         shape = (len(ballot.rows), ballot.classes)
         votes, shares = WideOrderFreeSum(shape, 2.0 * _MOST), WideOrderFreeSum(shape, 2.0 * _MOST)
         all_votes, trusted = OrderFreeSum(shape, 2.0), OrderFreeSum(shape[:1], 2.0)
+        plain = WideOrderFreeSum(shape[1:], 2.0 * _MOST)  # the usual reports: on all rows, with a weight of 1
         voters = np.zeros(shape[0], np.int64)
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
-            counted = np.multiply.outer(np.broadcast_to(trust, len(own)), _counts(report))
-            votes.add(counted * own, at)
-            shares.add(counted, at)
-            all_votes.add(scaled(own, trust), at)
-            trusted.add(np.full(len(own), trust), at)
+            counts, mine = _counts(report), scaled(own, trust)
+            # What a report was made of has been checked: nothing here can be too large.
+            votes.add(np.multiply(mine, counts, dtype=np.float64), at, vouched=True)
+            all_votes.add(mine, at, vouched=True)
+            if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
+                plain.add(counts, vouched=True)
+                continue
+            by_row = np.full(len(own), trust)
+            shares.add(np.multiply.outer(by_row, counts), at, vouched=True)
+            trusted.add(by_row, at, vouched=True)
             voters[at] += 1
-        if trusted.terms == 0:
+        if all_votes.terms == 0:
             raise ValueError("no report to aggregate: check the quorum first")
-        kept = voters >= ballot.needed
-        mean = all_votes.value()[kept] / trusted.value()[kept][:, None]
-        teacher = _ratio(votes.value()[kept], shares.value()[kept], mean)
+        kept = voters + plain.terms >= ballot.needed
+        mean = all_votes.value()[kept] / (trusted.value() + plain.terms)[kept][:, None]
+        teacher = _ratio(votes.value()[kept], shares.value()[kept] + plain.value(), mean)
         total = teacher.sum(axis=1, keepdims=True)
         return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(_ratio(teacher, total, mean))), state)
 

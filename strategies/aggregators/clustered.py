@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
-from strategies.aggregators.lots import lots
 from strategies.aggregators.pooling import log_of
 from strategies.aggregators.stacking import BLOCK_VOTES, Block, Mask, stacked, weighted_mean
+from strategies.lots import lots
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
 

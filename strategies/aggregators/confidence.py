@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
-from strategies.aggregators.mean import Mean
-from strategies.aggregators.weighing import weighed
+from strategies.aggregators.pooling import log_of, mean_probabilities
 from strategies.messages import ClientReport
-from strategies.soft_labels import Float64
+from strategies.soft_labels import Float64, SoftLabels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +37,5 @@ class Confidence:
         return shares
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
-        return Mean().aggregate(state, ballot, weighed(reports, self))
+        pooled = mean_probabilities(ballot, reports, self)
+        return Outcome(SoftLabels.from_logits(pooled.rows, log_of(pooled.mean)), state)

@@ -9,7 +9,7 @@ import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.median import class_medians
-from strategies.aggregators.stacking import Block, Stack, stacked, weighted_mean
+from strategies.aggregators.stacking import Block, Stack, mean_of_kept, stacked
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64
 
@@ -42,11 +42,7 @@ class CosineFilter:
         kept = cosines >= (np.median(known) if len(known) else 0.0) - self.slack - 1e-9
 
         def kept_mean(block: Block) -> Float64:
-            # A row that keeps one vote of several would publish it.
-            enough = (block.mask & kept).sum(axis=1) >= min(ballot.needed, 2)
-            pooled = np.zeros(block.log_probs.shape[:2])
-            pooled[enough] = weighted_mean(block.probabilities()[enough], (block.weights * kept)[enough])
-            return pooled
+            return mean_of_kept(block.probabilities(), block.weights, block.mask & kept, ballot.needed)
 
         return Outcome(stack.teacher(kept_mean), state)
 

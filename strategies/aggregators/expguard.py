@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from strategies.aggregator import Aggregator, Ballot, Outcome, State
+from strategies.aggregator import Aggregator, Ballot, Outcome, State, traits_of
 from strategies.aggregators.median import Median
 from strategies.aggregators.stacking import Block, Stack, stacked, weighted_mean
 from strategies.messages import ClientReport
@@ -49,7 +49,7 @@ class ExpGuard:
     @property
     def needs(self) -> tuple[str, ...]:
         """What reports must carry beside votes: what the base needs."""
-        return tuple(getattr(self.base, "needs", ()))
+        return traits_of(self.base).needs
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
         reports = list(reports)

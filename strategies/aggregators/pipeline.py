@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from strategies.aggregator import Aggregator, Ballot, Outcome, Sharpening, State, Weighting
+from strategies.aggregator import Aggregator, Ballot, Outcome, Sharpening, State, Weighting, traits_of
 from strategies.aggregators.weighing import weighed
-from strategies.messages import ClientReport
+from strategies.messages import ClientReport, Subject
 from strategies.soft_labels import SoftLabels
 
 
@@ -36,18 +36,18 @@ class Pipeline:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What reports must carry beside votes: of strategies.messages.WANTS."""
-        return tuple(sorted({*getattr(self.rule, "needs", ()), *getattr(self.weight, "needs", ())}))
+        """What reports must carry beside votes, for the rule and for the weights."""
+        return tuple(sorted({*traits_of(self.rule).needs, *traits_of(self.weight).needs}))
 
     @property
-    def subject(self) -> str:
-        """What the rule's row numbers mean: see strategies.messages.Subject."""
-        return str(getattr(self.rule, "subject", "proxy"))
+    def subject(self) -> Subject:
+        """What the rule's row numbers mean."""
+        return traits_of(self.rule).subject
 
     @property
     def own_teachers(self) -> bool:
         """Whether the rule gives clients teachers of their own, or several to choose from."""
-        return bool(getattr(self.rule, "own_teachers", False))
+        return traits_of(self.rule).own_teachers
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
         outcome = self.rule.aggregate(state, ballot, reports if self.weight is None else weighed(reports, self.weight))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot
+from strategies.aggregator import Ballot, Weighting
 from strategies.exact_sum import OrderFreeSum
 from strategies.messages import ClientReport
-from strategies.soft_labels import LOG_FLOOR, Float32, Float64, Int64, SoftLabels
+from strategies.soft_labels import Float32, Float64, Int64, SoftLabels, floored
 
 # The log of 0 is no vote: a class that nobody believes in keeps 1e-12.
 PROBABILITY_FLOOR = 1e-12
@@ -41,12 +41,15 @@ def pool(
     vote: Callable[[SoftLabels], NDArray[np.floating]],
     largest: float,
     width: int = 0,
+    weighting: Weighting | None = None,
 ) -> Pooled:
     """Weighted mean of `vote(soft_labels)` over the voters of each row, consumed one report at a time.
 
     Args:
-        vote: [n, width] values whose size stays below `largest`, a power of two.
+        vote: [n, width] values whose size stays below `largest`, a power of two, whatever the soft labels are; this
+            is not looked at again.
         width: values a row; 0: one a class.
+        weighting: trust in each vote, times the report's own weight; None: that alone.
 
     Raises:
         ValueError: no report, or one on rows that are not on the ballot.
@@ -56,13 +59,13 @@ def pool(
     voters = np.zeros(len(ballot.rows), np.int64)
     plain = 0  # reports on all rows with a weight of 1: the usual ones, counted and not added
     for report in reports:
-        at = ballot.positions(report)
-        trust = trust_of(report)
-        total.add(scaled(vote(report.soft_labels), trust), at)
+        at, trust = ballot.positions(report), trust_of(report, weighting)
+        # Soft labels are finite and normalised and a weight is at most 1: that was checked when they were made.
+        total.add(scaled(vote(report.soft_labels), trust), at, vouched=True)
         if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
             plain += 1
             continue
-        weights.add(np.full(len(report.soft_labels.rows), trust), at)
+        weights.add(np.full(len(report.soft_labels.rows), trust), at, vouched=True)
         voters[at] += 1
     if total.terms == 0:
         raise ValueError("no report to aggregate: check the quorum first")
@@ -70,11 +73,12 @@ def pool(
     return Pooled(ballot.rows[kept], total.value()[kept] / (weights.value() + plain)[kept][:, None], kept)
 
 
-def trust_of(report: ClientReport) -> float | Float64:
+def trust_of(report: ClientReport, weighting: Weighting | None = None) -> float | Float64:
     """A report's weight, for all of its rows or for each; floored so that a row of mistrusted votes still counts."""
-    if isinstance(report.weight, np.ndarray):
-        return np.maximum(report.weight, TRUST_FLOOR)
-    return float(report.weight)
+    weight = report.weight if weighting is None else report.weight * weighting.weights(report)
+    if isinstance(weight, np.ndarray):
+        return np.maximum(weight, TRUST_FLOOR)
+    return float(weight)
 
 
 def scaled(values: NDArray[np.floating], trust: float | Float64) -> NDArray[np.floating]:
@@ -86,14 +90,14 @@ def scaled(values: NDArray[np.floating], trust: float | Float64) -> NDArray[np.f
     return weighted
 
 
-def mean_probabilities(ballot: Ballot, reports: Iterable[ClientReport]) -> Pooled:
+def mean_probabilities(ballot: Ballot, reports: Iterable[ClientReport], weighting: Weighting | None = None) -> Pooled:
     """Linear pool m = sum_k w_k p_k / sum_k w_k over the voters of each row."""
-    return pool(ballot, reports, probabilities, 2.0)
+    return pool(ballot, reports, probabilities, 2.0, weighting=weighting)
 
 
-def mean_log_probs(ballot: Ballot, reports: Iterable[ClientReport]) -> Pooled:
+def mean_log_probs(ballot: Ballot, reports: Iterable[ClientReport], weighting: Weighting | None = None) -> Pooled:
     """Weighted mean of log-probabilities floored at ln 1e-7; not normalised."""
-    return pool(ballot, reports, floored, 32.0)
+    return pool(ballot, reports, lambda votes: floored(votes.log_probs), 32.0, weighting=weighting)
 
 
 def probabilities(votes: SoftLabels) -> Float32:
@@ -103,11 +107,6 @@ def probabilities(votes: SoftLabels) -> Float32:
     fast as one in float64. What is exact is the sum.
     """
     return np.exp(votes.log_probs)
-
-
-def floored(votes: SoftLabels) -> Float32:
-    """[n, classes] log-probabilities, none below ln 1e-7."""
-    return np.maximum(votes.log_probs, np.float32(LOG_FLOOR))
 
 
 def log_of(probabilities: Float64) -> Float64:

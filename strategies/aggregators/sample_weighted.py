@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from strategies.aggregator import Ballot, Outcome, State
+from strategies.aggregator import Ballot, Outcome, State, Weighting
 from strategies.aggregators.pooling import log_of, mean_log_probs, mean_probabilities, trust_of
-from strategies.aggregators.weighing import weighed
 from strategies.exact_sum import WideOrderFreeSum
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
@@ -44,13 +43,13 @@ class SampleWeighted:
         return report.scores
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
-        voters = _EffectiveVoters(ballot)
-        heard = voters.listen(weighed(reports, self))
+        voters = _EffectiveVoters(ballot, self)
+        heard = voters.listen(reports)
         if self.pool == "logits":
-            pooled = mean_log_probs(ballot, heard)
+            pooled = mean_log_probs(ballot, heard, self)
             logits = pooled.mean
         else:
-            pooled = mean_probabilities(ballot, heard)
+            pooled = mean_probabilities(ballot, heard, self)
             logits = log_of(pooled.mean)
         # Nine digits: three equal scores make three voters, not 2.9999999999999996.
         enough = np.round(voters.value()[pooled.kept], 9) >= ballot.needed
@@ -60,20 +59,19 @@ class SampleWeighted:
 class _EffectiveVoters:
     """Listens to reports while they are pooled: (sum s)^2 / sum s^2 on each row (Kish's effective sample size)."""
 
-    def __init__(self, ballot: Ballot) -> None:
-        self._ballot = ballot
-        self._sum = WideOrderFreeSum((len(ballot.rows),), 2.0)
-        self._squares = WideOrderFreeSum((len(ballot.rows),), 2.0)
+    def __init__(self, ballot: Ballot, weighting: Weighting) -> None:
+        self._ballot, self._weighting = ballot, weighting
+        self._moments = WideOrderFreeSum((len(ballot.rows), 2), 2.0)  # of s and of s^2
 
     def listen(self, reports: Iterable[ClientReport]) -> Iterator[ClientReport]:
         """The same reports, one at a time."""
         for report in reports:
-            at, trust = self._ballot.positions(report), np.full(len(report.soft_labels.rows), trust_of(report))
-            self._sum.add(trust, at)
-            self._squares.add(trust**2, at)
+            trust = np.full(len(report.soft_labels.rows), trust_of(report, self._weighting))
+            moments = np.stack([trust, trust * trust], axis=1)
+            self._moments.add(moments, self._ballot.positions(report), vouched=True)
             yield report
 
     def value(self) -> Float64:
         """[n] for the ballot's rows; 0 where nobody voted."""
-        squares = self._squares.value()
-        return np.where(squares > 0.0, self._sum.value() ** 2 / np.where(squares > 0.0, squares, 1.0), 0.0)
+        scores, squares = self._moments.value().T
+        return np.where(squares > 0.0, scores**2 / np.where(squares > 0.0, squares, 1.0), 0.0)

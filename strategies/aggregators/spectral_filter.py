@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
-from strategies.aggregators.stacking import Block, Mask, stacked, weighted_mean
+from strategies.aggregators.stacking import Block, Mask, mean_of_kept, stacked, weighted_mean
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64
 
@@ -43,10 +43,7 @@ class SpectralFilter:
         def filtered(block: Block) -> Float64:
             votes = block.probabilities()
             kept = self._kept(outlier_scores(votes, block.mask, block.weights), block)
-            enough = kept.sum(axis=1) >= min(ballot.needed, 2)
-            pooled = np.zeros(votes.shape[:2])
-            pooled[enough] = weighted_mean(votes[enough], (block.weights * kept)[enough])
-            return pooled
+            return mean_of_kept(votes, block.weights, kept, ballot.needed)
 
         return Outcome(stacked(ballot, reports).teacher(filtered), state)
 

@@ -127,6 +127,18 @@ def weighted_mean(probabilities: Float64, weights: Float64) -> Float64:
     return pooled
 
 
+def mean_of_kept(votes: Float64, weights: Float64, kept: Mask, needed: int) -> Float64:
+    """[m, C] weighted mean of the kept of [m, C, K] votes; zeros for a row that keeps one of several.
+
+    Args:
+        needed: voters that the ballot needs; a row that keeps one vote would publish it, unless one is enough.
+    """
+    enough = kept.sum(axis=1) >= min(needed, 2)
+    pooled = np.zeros(votes.shape[:2])
+    pooled[enough] = weighted_mean(votes[enough], (weights * kept)[enough])
+    return pooled
+
+
 def unless_nothing(pooled: Float64, block: Block) -> Float64:
     """[m, C] class-wise results; the weighted mean where they sum to nothing (three different one-hots)."""
     nothing = np.flatnonzero(pooled.sum(axis=1) < NOTHING)

@@ -13,12 +13,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.codecs.codec import Codec, UInt8
+from strategies.codecs.codec import Codec
 from strategies.codecs.entropy import compress, expand, largest
 from strategies.codecs.float16 import Float16
 from strategies.codecs.float32 import Float32Codec
 from strategies.codecs.quantised import Quantised
 from strategies.codecs.top_k import TopK
+from strategies.soft_labels import UInt8
 
 CODECS: dict[str, type[Codec]] = {
     "float32": Float32Codec,

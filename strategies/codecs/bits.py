@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.codecs.codec import UInt8
+from strategies.soft_labels import UInt8
 
 
 def bits_needed(count: int) -> int:

@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import Field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from strategies.soft_labels import Float32, Int64
-
-UInt8 = NDArray[np.uint8]
+from strategies.soft_labels import Float32, Int64, UInt8
 
 
 class Codec(Protocol):

@@ -16,8 +16,7 @@ import constriction
 import numpy as np
 
 from strategies.codecs.bits import BitReader, bits_needed, to_bits, to_bytes
-from strategies.codecs.codec import UInt8
-from strategies.soft_labels import Int64
+from strategies.soft_labels import Int64, UInt8
 
 MOST_FREQUENCY = 4096
 _PLAIN, _CONSTANT, _CODED = 0, 1, 2

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strategies.codecs.codec import UInt8
-from strategies.codecs.plain import byte_block, byte_columns, floats, floored
-from strategies.soft_labels import Float32, Int64
+from strategies.codecs.plain import byte_block, byte_columns, floats
+from strategies.soft_labels import Float32, Int64, UInt8, floored
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.codecs.codec import UInt8
-from strategies.soft_labels import LOG_FLOOR, Float32, Int64
+from strategies.soft_labels import Float32, Int64, UInt8
 
 
 def byte_columns(values: NDArray[Any], dtype: str) -> UInt8:
@@ -28,11 +27,6 @@ def floats(columns: UInt8, dtype: str) -> Float32:
     # A signalling NaN warns in the first sum that it enters; adding 0 here leaves a quiet one for the caller to find.
     with np.errstate(invalid="ignore"):
         return from_byte_columns(columns, dtype).astype(np.float32) + np.float32(0)
-
-
-def floored(log_probs: Float32) -> Float32:
-    """Log-probabilities of at least ln 1e-7."""
-    return np.maximum(log_probs, np.float32(LOG_FLOOR))
 
 
 def id_dtype(classes: int) -> str:

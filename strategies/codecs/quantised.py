@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.codecs.bits import BitReader, bits_needed, to_bits, to_bytes
-from strategies.codecs.codec import UInt8
 from strategies.codecs.compositions import compositions, ranks, unranked
 from strategies.codecs.plain import (
     byte_columns,
@@ -22,7 +21,7 @@ from strategies.codecs.plain import (
     id_dtype,
 )
 from strategies.codecs.ties import order_keys
-from strategies.soft_labels import LOG_FLOOR, Float32, Float64, Int64
+from strategies.soft_labels import LOG_FLOOR, Float32, Float64, Int64, UInt8
 
 # Above this the enumerative code saves little and its numbers outgrow 64 bits.
 _MOST_ENUMERATED = 16

@@ -11,18 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strategies.codecs.codec import UInt8
 from strategies.codecs.plain import (
     byte_block,
     byte_columns,
     floats,
-    floored,
     from_byte_columns,
     id_alphabets,
     id_dtype,
 )
 from strategies.codecs.ties import order_keys
-from strategies.soft_labels import LOG_FLOOR, Float32, Int64
+from strategies.soft_labels import LOG_FLOOR, Float32, Int64, UInt8, floored
 
 
 @dataclass(frozen=True, slots=True)
