@@ -46,18 +46,23 @@ class TrainingSection(Section):
     table_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
 
 
-class SelectorSection(BaseModel):
-    """On which proxy rows this site votes; the selector's own settings stand beside its name."""
+class PartSection(BaseModel):
+    """A part by name; its own settings stand beside the name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
-    # What it looks at: the inputs themselves, or the site's model's last hidden layer.
-    on: Literal["inputs", "model"] = "inputs"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The selector's own."""
+        """The part's own."""
         return dict(self.model_extra or {})
+
+
+class SelectorSection(PartSection):
+    """On which proxy rows this site votes."""
+
+    # What it looks at: the inputs themselves, or the site's model's last hidden layer.
+    on: Literal["inputs", "model"] = "inputs"
 
 
 class PolicySection(Section):

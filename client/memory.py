@@ -7,23 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from strategies.soft_labels import Float64
+from distillation.selectors.selector import Selection
 from strategies.tables import Table
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Competence:
-    """A selector's answer, made once a run.
-
-    Attributes:
-        kept: [proxy rows] bool, where the site votes.
-        scores: [proxy rows] in (0, 1], how far it trusts each of its votes.
-    """
-
-    kept: NDArray[np.bool_]
-    scores: Float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,12 +19,12 @@ class Memory:
     Attributes:
         told: the labels that plans carried as differences; None where they never did.
         sent: the symbols of this site's own votes; None where the uplink takes no differences.
-        competence: None without a selector.
+        competence: the selector's answer, made once a run; None without a selector.
     """
 
     told: Table | None = None
     sent: Table | None = None
-    competence: Competence | None = None
+    competence: Selection | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As named tensors."""
@@ -48,8 +34,8 @@ class Memory:
                 kept[f"{name}.symbols"] = torch.from_numpy(table.symbols)
                 kept[f"{name}.round"] = torch.tensor(table.round)
         if self.competence is not None:
-            kept["competence.kept"] = torch.from_numpy(self.competence.kept)
-            kept["competence.scores"] = torch.from_numpy(self.competence.scores)
+            kept["competence.kept"] = torch.from_numpy(np.ascontiguousarray(self.competence.kept))
+            kept["competence.scores"] = torch.from_numpy(np.ascontiguousarray(self.competence.scores))
         return kept
 
     @classmethod
@@ -65,7 +51,7 @@ class Memory:
             if f"{name}.symbols" in kept
         }
         competence = (
-            Competence(kept["competence.kept"].numpy(), kept["competence.scores"].numpy())
+            Selection(kept["competence.kept"].numpy(), kept["competence.scores"].numpy())
             if "competence.kept" in kept
             else None
         )

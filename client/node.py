@@ -13,20 +13,21 @@ import torch
 
 from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
-from client.memory import Competence, Memory
+from client.memory import Memory
 from client.state import SiteState, StateStore
 from client.teaching import empty_table, teacher_of
 from distillation.data import Proxy, Samples, load_proxy
 from distillation.learner import Diverged, TorchLearner, Training
 from distillation.models import build_model
 from distillation.runtime import device_named, generator, single_thread
+from distillation.selectors import build_selector, selector_features
+from distillation.selectors.selector import Selection
 from privacy.policy import PolicyError, check
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.seeds import stream_seed
-from strategies.soft_labels import Float64, Int64, SoftLabels
-from strategies.tables import UInt8
+from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
 from strategies.wire import decode_plan, encode_refusal, encode_report, vote_symbols
 
 log = logging.getLogger("consilium.node")
@@ -157,7 +158,7 @@ class Node:
         self._last = replace(state, learner={})
         return answer
 
-    def preview(self) -> tuple[Competence, TorchLearner]:
+    def preview(self) -> tuple[Selection, TorchLearner]:
         """A fresh model after one local training, and where its selector would vote: nothing is stored or sent.
 
         Without a [selector] the k-means ratio on the inputs stands in: it says how much the proxy rows are like the
@@ -245,15 +246,12 @@ class Node:
         if training.local_epochs:
             self._learner.fit(training.local_epochs, self.rng("fit", plan.round))
 
-    def _competence(self, section: SelectorSection, learner: TorchLearner) -> Competence:
+    def _competence(self, section: SelectorSection, learner: TorchLearner) -> Selection:
         """What a selector says of every proxy row."""
-        from distillation.selectors import build_selector, selector_features  # scikit-learn is slow to import
-
         selector = build_selector(section.name, section.settings)
         private, public = selector_features(section.on, learner, self._private, self._proxy)
         rng = np.random.default_rng(stream_seed(self._config.seed, "selector", self.name))
-        selection = selector.select(private, self._labels(), public, rng)
-        return Competence(np.ascontiguousarray(selection.kept), np.ascontiguousarray(selection.scores))
+        return selector.select(private, self._labels(), public, rng)
 
     def _labels(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         labels = self._private.labels

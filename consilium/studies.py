@@ -145,13 +145,16 @@ def check_rule(
     """
     with exit_codes(reporting):
         from simulations.studies import check_rule_named
+        from strategies.contract import LAWS
 
         check_rule_named(name, settings or ())
         if reporting is Format.json:
-            print_json("ok", 0, {"rule": name, "broken": []})
+            print_json("ok", 0, {"rule": name, "laws": list(LAWS), "broken": []})
             return
         console = Console()
-        console.print(f"{name} was tried on small rounds and broke none of the laws of all rules", highlight=False)
+        console.print(f"{name} was tried on small rounds and broke none of the laws of all rules:", highlight=False)
+        for law in LAWS:
+            console.print(f"  {law}", highlight=False)
         parts = [f"strategy.aggregator={name}", *(f"strategy.aggregator.{setting}" for setting in settings or ())]
         print_next(console, shlex.join(["consilium", "run", "config.toml", *_flags(parts)]))
 

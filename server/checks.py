@@ -9,8 +9,8 @@ import numpy as np
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import MAX_WEIGHT, MIN_WEIGHT, ClientReport, Refusal, RoundPlan
-from strategies.soft_labels import Int64
-from strategies.tables import Table, UInt8
+from strategies.soft_labels import Int64, UInt8
+from strategies.tables import Table
 from strategies.wire import (
     RawReport,
     believe_symbols,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 from distillation.data import Proxy, Samples
-from distillation.export import StudentCard, save_student, write_atomically
+from distillation.export import StudentCard, save_student, write_table
 from distillation.learner import TorchLearner
 from distillation.runtime import single_thread
 from server.checkpoint import Judged, Progress, RoundMetrics, load_progress, save_progress
@@ -120,16 +118,8 @@ def _without_links(progress: Progress, standing: Standing, lost: Collection[str]
 
 
 def write_metrics(path: Path, rows: Sequence[RoundMetrics]) -> None:
-    """Replace metrics.csv; six decimals, empty cells where nobody evaluated."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(RoundMetrics))
-    for row in rows:
-        writer.writerow(
-            f"{value:.6f}" if isinstance(value, float) else ("" if value is None else value)
-            for value in asdict(row).values()
-        )
-    write_atomically(path, text.getvalue().encode())
+    """Replace metrics.csv; empty cells where nobody evaluated."""
+    write_table(path, [field.name for field in fields(RoundMetrics)], map(astuple, rows))
 
 
 def _metrics(

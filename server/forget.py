@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from distillation.data import Proxy, Samples
 from distillation.export import StudentCard, save_student
 from server.config import FederationConfig
-from server.exchange import Exchange
 from server.planning import round_rows
 from server.standing import Standing
 from server.student_job import build_student, predicted, scores, teach, teacher_accuracy
 from server.votes import VotesError, VoteStore
-from strategies.aggregator import Aggregator, Ballot
-from strategies.messages import ClientReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,10 @@ def forget(
     for round_ in range(1, rounds + 1):
         ballot, reports = kept.get(round_, (None, []))  # none: nobody's answer came in time
         left = [report for report in reports if report.client != client]
-        standing = _after(config.exchange, rule, standing, round_, ballot, left)
+        counted = ballot is not None and left and len(ballot.rows)
+        outcome = rule.aggregate(standing.state, ballot, left) if counted else None
+        rows, waited = round_rows(config.exchange, standing, round_), config.exchange.mode == "async"
+        standing = standing.after(outcome, rows, round_, waited=waited)
         teacher = standing.teacher
         if teacher is None or not len(teacher.rows):
             needed = ballot.needed if ballot is not None else 1
@@ -100,23 +99,3 @@ def forget(
     out.mkdir(parents=True, exist_ok=True)
     save_student(out, "student", student.model, proxy.inputs, card)
     return done
-
-
-def _after(
-    exchange: Exchange,
-    rule: Aggregator,
-    standing: Standing,
-    round_: int,
-    ballot: Ballot | None,
-    reports: Sequence[ClientReport],
-) -> Standing:
-    """What a round leaves to the next, as far as the student depends on it: see server.rounds."""
-    if ballot is not None and reports and len(ballot.rows):
-        outcome = rule.aggregate(standing.state, ballot, reports)
-        if len(outcome.teacher.rows) or exchange.mode == "sync":
-            cache = None if standing.cache is None else standing.cache.filed(outcome.teacher, round_)
-            standing = replace(standing, teacher=outcome.teacher, state=outcome.state, cache=cache)
-    if standing.cache is not None:
-        rows = round_rows(exchange, standing, round_)
-        standing = replace(standing, teacher=standing.cache.teacher(rows, round_))
-    return standing

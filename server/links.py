@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from server.checks import Believed
 from strategies.codecs import link_named
 from strategies.messages import RoundPlan, Sync
-from strategies.soft_labels import Int64, SoftLabels
-from strategies.tables import Table, UInt8, symbols_digest
+from strategies.soft_labels import Int64, SoftLabels, UInt8
+from strategies.tables import Table, symbols_digest
+from strategies.wire import vote_symbols
 
 _Value = TypeVar("_Value")
 
@@ -66,7 +67,7 @@ class Links:
 
     def published(self, round_: int, teacher: SoftLabels, downlink: str) -> Links:
         """After the plans of `round_` are known to say this; a row is changed only if its symbols are."""
-        told = link_named(downlink).codec.symbols(teacher.log_probs, teacher.rows)
+        told = vote_symbols(teacher, downlink)
         news = (self.changed[teacher.rows] == 0) | (self.symbols[teacher.rows] != told).any(axis=1)
         symbols, changed = self.symbols.copy(), self.changed.copy()
         symbols[teacher.rows[news]], changed[teacher.rows[news]] = told[news], round_

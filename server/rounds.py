@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,11 +14,11 @@ from server.exchange import Exchange
 from server.links import Links, News
 from server.planning import encode_plans, make_plans, published, round_rows
 from server.standing import Standing
-from strategies.aggregator import Aggregator, Ballot, Outcome, voters_needed
+from strategies.aggregator import Aggregator, Ballot, Outcome, traits_of, voters_needed
 from strategies.disagreement import DisagreementMeter
 from strategies.messages import MIN_WEIGHT, ClientReport, RoundPlan
 from strategies.seeds import stream_seed
-from strategies.selection import participants
+from strategies.selection import count_of, participants
 from strategies.soft_labels import Int64, SoftLabels
 
 
@@ -141,7 +140,7 @@ def run_rounds(
     """
     standing = standing or Standing.new(exchange)
     pending: dict[str, RoundPlan] = {}
-    wants = tuple(getattr(aggregator, "needs", ()))
+    wants = traits_of(aggregator).needs
     for round_ in range(done + 1, rounds + 1):
         rows = round_rows(exchange, standing, round_)
         ask_rows = rows if standing.cache is None else standing.cache.stale(rows, round_)
@@ -267,7 +266,7 @@ def _check_replies(exchange: Exchange, tally: _Tally, asked: int, round_: int) -
     Raises:
         QuorumError: they were not.
     """
-    share = math.ceil(round(exchange.quorum * asked, 9)) if exchange.mode == "sync" else 0
+    share = count_of(exchange.quorum, asked) if exchange.mode == "sync" else 0
     needed = max(1, share)
     if tally.replies < needed:
         usable = f"{tally.replies} of {asked} answers were usable and the quorum is {needed}"
@@ -305,17 +304,6 @@ def _after(
         disagreement, measured = standing.disagreement.copy(), meter.value()
         disagreement[ballot.rows] = np.where(np.isnan(measured), disagreement[ballot.rows], measured)
         standing = replace(standing, disagreement=disagreement)
-    if outcome is not None and (len(outcome.teacher.rows) or not waited):
-        cache = None if standing.cache is None else standing.cache.filed(outcome.teacher, round_)
-        standing = replace(
-            standing,
-            teacher=outcome.teacher,
-            choices=outcome.choices,
-            personal=outcome.personal,
-            state=outcome.state,
-            cache=cache,
-        )
-    if standing.cache is not None:
-        standing = replace(standing, teacher=standing.cache.teacher(rows, round_))
+    standing = standing.after(outcome, rows, round_, waited=waited)
     assert standing.teacher is not None  # noqa: S101 - somebody voted, a label is cached, or late answers are waited for
     return standing, standing.teacher

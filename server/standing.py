@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from server.exchange import Exchange
 from server.links import Links
-from strategies.aggregator import State
+from strategies.aggregator import Outcome, State
 from strategies.cache import LabelCache
-from strategies.soft_labels import Float64, SoftLabels
+from strategies.soft_labels import Float64, Int64, SoftLabels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +48,28 @@ class Standing:
             else None,
             disagreement=np.full(exchange.universe, np.nan) if exchange.choice == "disagreement" else None,
         )
+
+    def after(self, outcome: Outcome | None, rows: Int64, round_: int, *, waited: bool) -> Standing:
+        """What a round leaves to the next of its votes.
+
+        Args:
+            outcome: None: there were no votes.
+            rows: [n] that the round was about, answered from the cache or not.
+            waited: answers may still come late; a round whose teacher has no row then leaves the last one.
+        """
+        standing = self
+        if outcome is not None and (len(outcome.teacher.rows) or not waited):
+            standing = replace(
+                self,
+                teacher=outcome.teacher,
+                choices=outcome.choices,
+                personal=outcome.personal,
+                state=outcome.state,
+                cache=None if self.cache is None else self.cache.filed(outcome.teacher, round_),
+            )
+        if standing.cache is not None:
+            standing = replace(standing, teacher=standing.cache.teacher(rows, round_))
+        return standing
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As named arrays, for a checkpoint."""

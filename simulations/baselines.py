@@ -96,7 +96,10 @@ def run_baselines(setup: Setup, pool: WorkerPool, view: View, training: Training
     keys = {
         "local_only": {"rounds": rounds},
         "pooled": {"epochs": wanted.pooled_epochs or rounds * setup.config.client.local_epochs},
-        "fedavg": {"rounds": wanted.fedavg_rounds or rounds},
+        "fedavg": {
+            "rounds": wanted.fedavg_rounds or rounds,
+            "epochs": wanted.fedavg_epochs or setup.config.client.local_epochs,
+        },
     }
     asked = [name for name in keys if getattr(wanted, name)]
     path = setup.out / "checkpoint" / "baselines.json"
@@ -111,7 +114,7 @@ def run_baselines(setup: Setup, pool: WorkerPool, view: View, training: Training
     if "local_only" in missing or "pooled" in missing:
         keep(_alone_and_pooled(setup, pool, view, training, missing))
     if "fedavg" in missing:
-        averaged = _averaged(setup, pool, view, training, missing["fedavg"]["rounds"])
+        averaged = _averaged(setup, pool, view, training, **missing["fedavg"])
         keep({"fedavg": [asdict(row) for row in averaged]})
     result = {name: kept[name]["found"] if name in asked else None for name in keys}
     if result["fedavg"] is None:
@@ -155,7 +158,7 @@ def _alone_and_pooled(
 
 
 def _averaged(
-    setup: Setup, pool: WorkerPool, view: View, training: Training, rounds: int
+    setup: Setup, pool: WorkerPool, view: View, training: Training, rounds: int, epochs: int
 ) -> Iterator[fedavg.FedAvgRound]:
     """FedAvg with the student's model at every client, trained as the clients train."""
     study, federation = setup.study, setup.config.federation
@@ -163,9 +166,9 @@ def _averaged(
     view.phase(f"FedAvg 0/{rounds}")
     for row, _ in fedavg.run_fedavg(
         pool,
-        dict(zip(study.names, study.sizes, strict=True)),
+        setup.sizes,
         fedavg.first_weights(model, study.shape, len(study.classes), seed),
-        fedavg.Job(model, training, setup.config.client.local_epochs, seed, federation.device),
+        fedavg.Job(model, training, epochs, seed, federation.device),
         rounds=rounds,
         participation=federation.participation,
     ):

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from client.config import Count, Positive, Section
+from client.config import Count, PartSection, Positive, Section
 from strategies.presets import PRESETS
 
 
@@ -100,23 +100,12 @@ class DataSection(Section):
         return tuple(value) if isinstance(value, list) else value
 
 
-class PartSetting(BaseModel):
-    """A part by name, with the part's own settings beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
 class StrategySection(Section):
     """What is exchanged and how votes become a teacher."""
 
     # Without one: ds-fl in simulations, guarded in deployments.
     preset: str
-    aggregator: PartSetting
+    aggregator: PartSection
     # How votes travel up and teachers down: float32, float16, quantised:BITS, top-k:K, each with +delta and +entropy.
     uplink: str = "float32"
     downlink: str = "float32"
@@ -163,7 +152,7 @@ class ClientSection(_TrainingSection):
     table_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
     # On which proxy rows a client votes, by name or as a table with a name; all of them without one. `on` says what it
     # looks at: "inputs" or "model" (the client's last hidden layer).
-    selector: PartSetting | None = None
+    selector: PartSection | None = None
 
     @field_validator("models", mode="before")
     @classmethod
@@ -188,18 +177,11 @@ class StudentSection(_TrainingSection):
     speaks: bool = False
 
 
-class AttackSection(BaseModel):
-    """Who lies, and how; in simulations only. The attack's own settings stand beside its name."""
+class AttackSection(PartSection):
+    """Who lies, and how; in simulations only."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
     # A number of clients, a share of them, or their names.
     clients: Annotated[int | float | tuple[str, ...], BeforeValidator(_some_clients)] = 1
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The attack's own."""
-        return dict(self.model_extra or {})
 
 
 class StragglersSection(Section):
@@ -224,6 +206,8 @@ class BaselinesSection(Section):
     fedavg: bool = False
     # Its rounds; 0 = federation.rounds.
     fedavg_rounds: Count = 0
+    # Its passes over the private rows in a round; 0 = client.local_epochs.
+    fedavg_epochs: Count = 0
 
 
 class ExperimentConfig(Section):

@@ -89,7 +89,7 @@ def _run(setup: Setup, view: View, started: float) -> dict[str, Any]:
     try:
         with WorkerPool(
             setup.study.folder,
-            dict(zip(setup.study.names, setup.study.sizes, strict=True)),
+            setup.sizes,
             config.federation.workers,
             config.federation.timeout_s,
         ) as pool:

@@ -5,8 +5,6 @@ McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Dec
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -17,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from distillation.data import Proxy, Samples
-from distillation.export import write_atomically
+from distillation.export import write_table
 from distillation.learner import Diverged, TorchLearner, Training
 from distillation.models import build_model
 from distillation.runtime import device_named, generator
@@ -166,13 +164,8 @@ def average(updates: Iterable[tuple[int, Mapping[str, torch.Tensor]]]) -> dict[s
 
 
 def write_rounds(path: Path, rounds: Sequence[FedAvgRound]) -> None:
-    """Replace fedavg.csv; six decimals."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(FedAvgRound))
-    for row in rounds:
-        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row))
-    write_atomically(path, text.getvalue().encode())
+    """Replace fedavg.csv."""
+    write_table(path, [field.name for field in fields(FedAvgRound)], map(astuple, rounds))
 
 
 def totals(rounds: Sequence[FedAvgRound]) -> dict[str, Any]:

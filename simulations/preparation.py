@@ -23,7 +23,7 @@ from simulations.cohorts import liars_of, rehearse
 from simulations.config import AttackSection, ConfigError, ExperimentConfig
 from simulations.prepared import Setup, run_id
 from simulations.study import Study, prepare_study
-from strategies.aggregator import Aggregator
+from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import build_aggregator
 from strategies.codecs import Link, link_named
 
@@ -69,27 +69,26 @@ def _misfits(
 ) -> Iterator[tuple[bool, str]]:
     """Parts that are fine alone and do not fit each other: whether that is so here, and what to do about it."""
     strategy, engine, timeout_s = config.strategy, config.federation.engine, config.federation.timeout_s
-    named, subject = f"strategy.aggregator {strategy.aggregator.name!r}", getattr(rule, "subject", "proxy")
-    own_teachers = bool(getattr(rule, "own_teachers", False))
+    named, traits = f"strategy.aggregator {strategy.aggregator.name!r}", traits_of(rule)
     shared_table = strategy.cache_rounds > 0 or downlink.delta
     links = f"strategy.cache_rounds={strategy.cache_rounds} and strategy.downlink={strategy.downlink!r}"
     yield (
-        subject == "classes" and strategy.cache_rounds > 0,
+        traits.subject == "classes" and strategy.cache_rounds > 0,
         f"{named} asks every class in every round, and strategy.cache_rounds={strategy.cache_rounds} would ask fewer: "
         "set it to 0",
     )
     yield (
-        own_teachers and shared_table,
+        traits.own_teachers and shared_table,
         f"{named} gives clients teachers of their own, and {links} keep one table for all: set cache_rounds=0 and a "
         "downlink without +delta",
     )
     yield (
-        (own_teachers or subject == "classes") and config.student.speaks,
+        (traits.own_teachers or traits.subject == "classes") and config.student.speaks,
         f"{named} gives clients teachers of their own, and student.speaks=true would give them the student's answers: "
         "set it to false",
     )
     yield (
-        "scores" in getattr(rule, "needs", ()) and config.client.selector is None,
+        "scores" in traits.needs and config.client.selector is None,
         f"{named} needs the clients' scores, and without client.selector there are none: set it, for example to "
         '"certainty"',
     )
@@ -232,9 +231,8 @@ def attack_of(config: ExperimentConfig) -> Attack | None:
 
 def _releases(config: ExperimentConfig) -> list[Any]:
     """What the sites of a simulation release beside votes: what the rule needs, no more."""
-    rule = rule_of(config)
-    tables = ["class-tables"] if getattr(rule, "subject", "proxy") == "classes" else []
-    return [*getattr(rule, "needs", ()), *tables]
+    traits = traits_of(rule_of(config))
+    return [*traits.needs, *(["class-tables"] if traits.subject == "classes" else [])]
 
 
 def prepare(config: ExperimentConfig, out: Path) -> Setup:
@@ -266,7 +264,7 @@ def prepare(config: ExperimentConfig, out: Path) -> Setup:
             row_quorum=config.strategy.row_quorum,
             choice=config.strategy.choice,
             cache_rounds=config.strategy.cache_rounds,
-            subject=getattr(rule_of(config), "subject", "proxy"),
+            subject=traits_of(rule_of(config)).subject,
             mode=federation.mode,
             staleness=federation.staleness,
             patience=federation.patience,

@@ -21,7 +21,8 @@ from simulations.study import Study
 FREE = frozenset(
     [
         *(f"federation.{key}" for key in ("rounds", "workers", "timeout_s", "evaluate_every", "engine")),
-        *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs", "fedavg", "fedavg_rounds")),
+        *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs")),
+        *(f"baselines.{key}" for key in ("fedavg", "fedavg_rounds", "fedavg_epochs")),
     ]
 )
 
@@ -55,6 +56,11 @@ class Setup:
     def site_files(self) -> dict[str, Path]:
         """site.toml of each site."""
         return {name: self.study.folder / "sites" / name / "site.toml" for name in self.study.names}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Private rows of each site."""
+        return dict(zip(self.study.names, self.study.sizes, strict=True))
 
 
 class RunFailed(RuntimeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from client.config import PartSection
 from distillation.data import load_proxy, load_samples
 from distillation.export import write_atomically
 from server.config import write_job
@@ -22,7 +22,7 @@ from server.forget import Forgotten, forget
 from server.votes import VotesError, VoteStore
 from simulations.attacks import ATTACKS
 from simulations.benchmarks.heatmap import write_heatmap
-from simulations.config import AttackSection, ConfigError, ExperimentConfig, PartSetting, toml_value
+from simulations.config import AttackSection, ConfigError, ExperimentConfig, toml_value
 from simulations.in_process import WorkerPool
 from simulations.preparation import check_config, check_fits, prepare
 from simulations.prepared import Setup, read_config
@@ -30,6 +30,7 @@ from simulations.proxy_fit import Fit, measure
 from simulations.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
 from strategies.aggregators import build_aggregator
 from strategies.contract import check_aggregator
+from strategies.selection import count_of
 
 
 def fit_of(config: ExperimentConfig, out: Path) -> Fit:
@@ -41,7 +42,7 @@ def fit_of(config: ExperimentConfig, out: Path) -> Fit:
     with _study(config, out) as setup:
         labels = load_proxy(setup.study.proxy, verify=False).samples.labels
         with WorkerPool(
-            setup.study.folder, _sizes(setup), config.federation.workers, config.federation.timeout_s
+            setup.study.folder, setup.sizes, config.federation.workers, config.federation.timeout_s
         ) as pool:
             fit = measure(setup, pool, None if labels is None else labels.numpy())
         write_atomically(out / "proxy-fit.json", (json.dumps(fit.as_json(), indent=1) + "\n").encode())
@@ -130,7 +131,7 @@ def _is_exact(config: ExperimentConfig, rows: Sequence[Forgotten], before: Seque
         and strategy.choice != "disagreement"
         and (strategy.cache_rounds == 0 or [row.rows for row in rows] == list(before))
         and config.attack is None
-        and all(row.votes >= max(1, math.ceil(round(federation.quorum * row.asked, 9))) for row in rows)
+        and all(row.votes >= max(1, count_of(federation.quorum, row.asked)) for row in rows)
     )
 
 
@@ -178,7 +179,7 @@ def robustness_of(
                     check_fits(cell_config, setup.study)
                 write_job(setup.study.folder / "federation.json", setup.federation)
                 cells: list[Cell] = []
-                for cell in run_grid(setup.study.folder, _sizes(setup), chosen, cases, federation.workers):
+                for cell in run_grid(setup.study.folder, setup.sizes, chosen, cases, federation.workers):
                     cells.append(cell)
                     on_cell(len(everything) + len(cells), total)
             everything.extend(sorted(cells, key=lambda cell: order.index((cell.rule, cell.attack, cell.attackers))))
@@ -206,7 +207,7 @@ def _every_cell(
     if config.stragglers.share:
         raise ConfigError(f"stragglers.share={config.stragglers.share}: nobody is late in the grid; set it to 0")
     for rule in rules:
-        strategy = config.strategy.model_copy(update={"aggregator": PartSetting.model_validate(rule)})
+        strategy = config.strategy.model_copy(update={"aggregator": PartSection.model_validate(rule)})
         for name, count in cases:
             attack = AttackSection(name=name, clients=count)
             yield config.model_copy(update={"strategy": strategy, "attack": attack})
@@ -270,10 +271,6 @@ def _study(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
     check_config(config)
     with _own(out), _prepared(config, out) as setup:
         yield setup
-
-
-def _sizes(setup: Setup) -> dict[str, int]:
-    return dict(zip(setup.study.names, setup.study.sizes, strict=True))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

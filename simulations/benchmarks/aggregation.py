@@ -22,6 +22,7 @@ from server.exchange import Exchange
 from server.rounds import Reply, run_rounds
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.worker import peak_bytes
+from strategies.aggregator import traits_of
 from strategies.aggregators import AGGREGATORS, build_aggregator
 from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
@@ -69,7 +70,7 @@ class Senders:
 def measure(rule: str) -> dict[str, float]:
     """Seconds and peak memory for few and for all clients."""
     aggregator = build_aggregator(rule, {})
-    exchange = replace(EXCHANGE, subject=getattr(aggregator, "subject", "proxy"))
+    exchange = replace(EXCHANGE, subject=traits_of(aggregator).subject)
     for count in (10, CLIENTS):
         senders = Senders(count)
         started = time.perf_counter()

@@ -75,7 +75,7 @@ def measure(rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         setup = prepare(config, Path(folder))
         assert config.client.batch_size == BATCH  # noqa: S101
-        sizes = dict(zip(setup.study.names, setup.study.sizes, strict=True))
+        sizes = setup.sizes
         with WorkerPool(setup.study.folder, sizes, 0, 600.0) as pool:
             ours, floors = _interleaved(setup, pool, Floor(setup))
             peak = statistics.mean(told["peak_bytes"] for told in pool.memory())

@@ -1,13 +1,13 @@
 """Where a site votes, and what leaves it beside votes: only what was asked, and only what its owner lists."""
 
 import dataclasses
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import client.node
 from client.config import SelectorSection
 from client.node import Node
 from distillation.selectors.selector import Selection
@@ -36,8 +36,8 @@ def selector(monkeypatch):
         return private.features.numpy(), proxy.samples.features.numpy()
 
     asked = []
-    fake = SimpleNamespace(build_selector=lambda name, settings: Thirds(), selector_features=features)
-    monkeypatch.setitem(sys.modules, "distillation.selectors", fake)
+    monkeypatch.setattr(client.node, "build_selector", lambda name, settings: Thirds())
+    monkeypatch.setattr(client.node, "selector_features", features)
     return SimpleNamespace(made=made, asked=asked)
 
 
@@ -65,13 +65,12 @@ def test_a_site_votes_where_its_selector_says_and_asks_it_once_a_run(site_file, 
     assert selector.made[0] == selector.made[1]
 
 
-def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan, selector, change, spied):
+def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan, selector, change, spied, monkeypatch):
     change(site_file, selector=SelectorSection(name="thirds", on="model"))
     node = Node.open(site_file)
     phases = spied(node)
-    sys.modules["distillation.selectors"].selector_features = lambda on, learner, private, proxy: (
-        phases.append(("select", 0)) or (private.features.numpy(), proxy.samples.features.numpy())
-    )
+    looked = client.node.selector_features
+    monkeypatch.setattr(client.node, "selector_features", lambda *told: phases.append(("select", 0)) or looked(*told))
     node.answer(encode_plan(make_plan(site_file)))
     assert phases == [("fit", 2), ("select", 0)]
 

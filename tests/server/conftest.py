@@ -10,6 +10,7 @@ import pytest
 
 from server.exchange import Exchange
 from server.rounds import Cohort, Keep, Reply, RoundResult, Speak, run_rounds
+from strategies.aggregator import traits_of
 from strategies.aggregators import build_aggregator
 from strategies.messages import ClientReport, RoundPlan
 from strategies.soft_labels import SoftLabels
@@ -107,7 +108,7 @@ def run() -> Callable[..., list[RoundResult]]:
         **changed: Any,
     ) -> list[RoundResult]:
         aggregator = build_aggregator(rule, {}) if isinstance(rule, str) else rule
-        changed.setdefault("subject", getattr(aggregator, "subject", "proxy"))
+        changed.setdefault("subject", traits_of(aggregator).subject)
         hooks: dict[str, Any] = {key: value for key, value in (("keep", keep), ("speak", speak)) if value}
         return list(run_rounds(cohort, aggregator, _exchange(**changed), rounds, **hooks))
 

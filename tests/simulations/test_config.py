@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import simulations
-from simulations.config import ConfigError, ExperimentConfig, PartSetting, load_config, parse_config
+from client.config import PartSection
+from simulations.config import ConfigError, ExperimentConfig, load_config, parse_config
 from strategies.presets import CAPABILITIES, PRESETS
 
 CONFIGS = Path(simulations.__file__).parent / "configs"
@@ -36,7 +37,7 @@ def test_a_preset_fills_in_and_never_overrides(name):
     for section in SECTIONS:
         for key, value in getattr(PRESETS[name], section).items():
             found = getattr(getattr(plain, section), key)
-            assert value == ({"name": found.name, **found.settings} if isinstance(found, PartSetting) else found)
+            assert value == ({"name": found.name, **found.settings} if isinstance(found, PartSection) else found)
     own = parse(
         federation={"rounds": 7, "rows_per_round": 11},
         strategy={"preset": name, "aggregator": "mean", "uplink": "float16", "downlink": "float16", "choice": "epoch"},

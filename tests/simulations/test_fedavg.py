@@ -243,6 +243,11 @@ def test_resuming_trains_nothing_again(finished, tmp_path, monkeypatch):
     shorter = run_experiment(config(baselines={"fedavg_rounds": 0}), out, resume=True)
     assert (shorter["fedavg"]["rounds"], len(table(out))) == (1, 1)
     assert table(out)[0]["accuracy"] == table(finished[1])[0]["accuracy"]
+    # ... and so is another number of passes: three are what the clients take
+    named = run_experiment(config(baselines={"fedavg_epochs": 3}), out, resume=True)
+    assert named["fedavg"]["accuracy"] == before["fedavg"]["accuracy"]
+    fewer = run_experiment(config(baselines={"fedavg_epochs": 1}), out, resume=True)
+    assert fewer["fedavg"]["accuracy"] < before["fedavg"]["accuracy"]
 
 
 def test_a_run_whose_fedavg_diverges_says_so(tmp_path):
