@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from simulations.comparison import attack_warning, comparison_rows, human_bytes, percent
+from simulations.reporting.comparison import attack_warning, comparison_rows, human_bytes, percent
 
 SHOWN_ROUNDS = 12
 

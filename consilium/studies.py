@@ -18,7 +18,7 @@ from rich.table import Table
 from consilium.display import print_next
 from consilium.exits import Format, exit_codes, print_json
 from consilium.options import ConfigFile, Out, Overrides, Reporting, free_folder
-from simulations.comparison import percent
+from simulations.reporting.comparison import percent
 
 bench_app = typer.Typer(help="Measure rules against each other.", no_args_is_help=True)
 
@@ -78,7 +78,7 @@ def proxy_fit(
     """Before a run: does this proxy set suit these sites? One local training, then a plain verdict."""
     with exit_codes(reporting):
         from simulations.config import load_config
-        from simulations.studies import fit_of
+        from simulations.probes.commands import fit_of
 
         loaded = load_config(config, overrides or ())
         folder = free_folder(out, f"{config.stem}-proxy-fit")
@@ -114,7 +114,7 @@ def forget(
 ) -> None:
     """Take a client's votes out of a finished run and let the student learn anew."""
     with exit_codes(reporting):
-        from simulations.studies import forget_in
+        from simulations.probes.commands import forget_in
 
         folder = out or run / f"without-{client}"
         console = Console(stderr=reporting is Format.json)
@@ -144,7 +144,7 @@ def check_rule(
     The module is looked for in the working directory, too.
     """
     with exit_codes(reporting):
-        from simulations.studies import check_rule_named
+        from simulations.probes.commands import check_rule_named
         from strategies.contract import LAWS
 
         check_rule_named(name, settings or ())
@@ -177,7 +177,7 @@ def robustness(
     with exit_codes(reporting):
         import simulations
         from simulations.config import load_config
-        from simulations.studies import robustness_of
+        from simulations.probes.commands import robustness_of
 
         path = config or Path(simulations.__file__).parent / "configs" / "robustness.toml"
         loaded = load_config(path, overrides or ())

@@ -21,7 +21,7 @@ from simulations import fedavg
 from strategies.seeds import stream_seed
 
 if TYPE_CHECKING:
-    from simulations.in_process import WorkerPool
+    from simulations.engines.in_process import WorkerPool
     from simulations.prepared import Setup, View
 
 

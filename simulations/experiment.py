@@ -19,13 +19,13 @@ from server.checkpoint import load_progress
 from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError
 from simulations.baselines import run_baselines
-from simulations.cohorts import AttackedCohort, LateCohort, late_of, liars_of
 from simulations.config import ExperimentConfig
-from simulations.in_process import WorkerPool
+from simulations.engines.cohorts import AttackedCohort, LateCohort, late_of, liars_of
+from simulations.engines.in_process import WorkerPool
 from simulations.preparation import attack_of, check_config, prepare, training_of
 from simulations.prepared import RunFailed, Setup, View, alone, claim, release, write_config
-from simulations.report import write_report
-from simulations.summary import summary
+from simulations.reporting.report import write_report
+from simulations.reporting.summary import summary
 
 
 class Silence:
@@ -156,6 +156,6 @@ Engine = Callable[[Setup, WorkerPool, View], dict[str, float]]
 def _engine(name: str) -> Engine:
     if name == "in-process":
         return in_process
-    from simulations import flower_engine
+    from simulations.engines import flower as flower_engine
 
     return flower_engine.simulation if name == "flower-simulation" else flower_engine.deployment

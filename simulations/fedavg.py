@@ -23,7 +23,7 @@ from strategies.seeds import stream_seed
 from strategies.selection import participants
 
 if TYPE_CHECKING:
-    from simulations.in_process import WorkerPool
+    from simulations.engines.in_process import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)

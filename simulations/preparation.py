@@ -19,8 +19,8 @@ from server.exchange import Exchange
 from simulations.attacks import build_attack
 from simulations.attacks.attack import Attack
 from simulations.attacks.replay import Replay
-from simulations.cohorts import liars_of, rehearse
 from simulations.config import AttackSection, ConfigError, ExperimentConfig
+from simulations.engines.cohorts import liars_of, rehearse
 from simulations.prepared import Setup, run_id
 from simulations.study import Study, prepare_study
 from strategies.aggregator import Aggregator, traits_of

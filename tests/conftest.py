@@ -15,8 +15,8 @@ from distillation.data import Samples, load_proxy, save_proxy, save_samples
 from distillation.inputs import Column, TableInputs
 from server.rounds import Reply
 from simulations.config import ExperimentConfig, parse_config
-from simulations.in_process import WorkerError
-from simulations.worker import _Worker
+from simulations.engines.in_process import WorkerError
+from simulations.engines.worker import _Worker
 from strategies.messages import Refusal, RoundPlan
 from strategies.wire import decode_plan, encode_refusal
 
@@ -103,7 +103,7 @@ TINY: dict[str, Any] = {
 
 
 class InlinePool:
-    """simulations.in_process.WorkerPool with its worker in this very process: no start-up, the same answers.
+    """simulations.engines.in_process.WorkerPool with its worker in this very process: no start-up, the same answers.
 
     Attributes:
         refusing: sites that decline every plan without looking at it.
@@ -157,7 +157,7 @@ class InlinePool:
 
 def _without_processes(patch: pytest.MonkeyPatch) -> type[InlinePool]:
     pool = type("Inline", (InlinePool,), {})
-    for module in ("experiment", "studies", "robustness"):
+    for module in ("experiment", "probes.commands", "probes.robustness"):
         patch.setattr(f"simulations.{module}.WorkerPool", pool)
     return pool
 

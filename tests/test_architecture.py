@@ -25,7 +25,7 @@ def imported_by(*modules):
             {"ray", "matplotlib", "transformers", "datasets", "flwr_datasets", "sklearn", "server", "simulations"},
         ),
         # a worker process of the in-process engine starts often and many times
-        (("simulations.worker", "simulations.baselines"), {"flwr", "ray", "matplotlib", "pandas", "sklearn"}),
+        (("simulations.engines.worker", "simulations.baselines"), {"flwr", "ray", "matplotlib", "pandas", "sklearn"}),
         # what is exchanged and what may leave can be audited without torch
         (("strategies.wire", "strategies.aggregators", "privacy.policy"), {"torch", "flwr", "pandas", "pydantic"}),
         # the site's first words must be fast: every message is a process

@@ -21,7 +21,7 @@ import numpy as np
 from server.exchange import Exchange
 from server.rounds import Reply, run_rounds
 from simulations.benchmarks.readme import machine, table, write_section
-from simulations.worker import peak_bytes
+from simulations.engines.worker import peak_bytes
 from strategies.aggregator import traits_of
 from strategies.aggregators import AGGREGATORS, build_aggregator
 from strategies.messages import ClientReport

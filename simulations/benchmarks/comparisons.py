@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.readme import machine, table, write_section
-from simulations.comparison import comparison_rows, percent
+from simulations.reporting.comparison import comparison_rows, percent
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LIMIT_S = 60

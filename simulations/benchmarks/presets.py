@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.benchmarks.runs import CONFIGS, Kept, kept_run
-from simulations.comparison import human_bytes, percent
-from simulations.traffic import bytes_to
+from simulations.reporting.comparison import human_bytes, percent
+from simulations.reporting.traffic import bytes_to
 from strategies.presets import PRESETS
 
 GOAL = 0.9

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from simulations.in_process import available_cores
+from simulations.engines.in_process import available_cores
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.benchmarks.runs import CONFIGS
 from simulations.config import load_config
-from simulations.studies import robustness_of
+from simulations.probes.commands import robustness_of
 
 SEEDS = 3
 PLOT = Path(__file__).resolve().parent / "robustness.svg"

@@ -23,7 +23,7 @@ from server.coordinator import coordinate
 from simulations.benchmarks.floor import BATCH, LR, cnn_small, distil
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.config import load_config
-from simulations.in_process import WorkerPool, available_cores
+from simulations.engines.in_process import WorkerPool, available_cores
 from simulations.preparation import prepare
 from simulations.prepared import Setup
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from simulations.benchmarks.readme import machine, table, write_section
-from simulations.worker import peak_bytes
+from simulations.engines.worker import peak_bytes
 from strategies.aggregator import Ballot
 from strategies.aggregators import AGGREGATORS, build_aggregator
 from strategies.messages import ClientReport

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulations.comparison import percent
 from simulations.config import load_config
 from simulations.experiment import run_experiment
+from simulations.reporting.comparison import percent
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KEPT = Path("runs") / "benchmarks"

@@ -12,7 +12,7 @@ import argparse
 
 from simulations.benchmarks.readme import machine, table, write_section
 from simulations.benchmarks.runs import kept_run
-from simulations.comparison import human_bytes, percent
+from simulations.reporting.comparison import human_bytes, percent
 
 DURATIONS = (0, 10, 50)
 PARTICIPATION = (1.0, 0.5)

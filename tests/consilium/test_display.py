@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from consilium.display import SHOWN_ROUNDS, RunView, print_comparison, print_next
-from simulations.comparison import comparison_rows
+from simulations.reporting.comparison import comparison_rows
 
 METRICS: dict[str, float | int | None] = {
     "round": 3,

@@ -282,7 +282,7 @@ import sys
 sys.path[:0] = ["tests/server", "."]
 from conftest import ScriptedCohort, _exchange
 from server.rounds import run_rounds
-from simulations.worker import peak_bytes
+from simulations.engines.worker import peak_bytes
 from strategies.aggregators.era import Era
 def peak(clients):
     cohort = ScriptedCohort(clients, classes=10, proxy_rows=1000)

@@ -11,7 +11,7 @@ from server.exchange import Exchange
 from server.rounds import Reply, run_rounds
 from simulations.attacks import ATTACKS, build_attack
 from simulations.attacks.attack import Scene
-from simulations.cohorts import AttackedCohort, LateCohort, rehearse, some_clients
+from simulations.engines.cohorts import AttackedCohort, LateCohort, rehearse, some_clients
 from simulations.experiment import run_experiment
 from strategies.aggregators import build_aggregator
 from strategies.messages import ClientReport, RoundPlan

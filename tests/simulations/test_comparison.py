@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulations.comparison import attack_warning, comparison_rows, findings, human_bytes, percent, times
+from simulations.reporting.comparison import attack_warning, comparison_rows, findings, human_bytes, percent, times
 
 
 def _run(**changes: Any) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from distillation.learner import Diverged, Training
 from distillation.models import build_model
 from distillation.runtime import single_thread
 from simulations import fedavg
-from simulations.comparison import comparison_rows
 from simulations.config import parse_config
+from simulations.engines.in_process import WorkerError, WorkerPool
 from simulations.experiment import run_experiment
 from simulations.fedavg import Job, average, first_weights, learner_of, local_update, run_fedavg
-from simulations.in_process import WorkerError, WorkerPool
+from simulations.reporting.comparison import comparison_rows
 from strategies.seeds import stream_seed
 from strategies.selection import participants
 

@@ -10,7 +10,7 @@ from distillation.export import load_student
 from server.votes import VotesError
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
-from simulations.studies import forget_in
+from simulations.probes.commands import forget_in
 
 GONE = "site-002"
 # Votes that do not depend on the teacher: nobody learns from it.

@@ -10,7 +10,7 @@ import pytest
 
 from client.node import Node
 from server.checks import Failure
-from simulations.in_process import WorkerError, WorkerPool
+from simulations.engines.in_process import WorkerError, WorkerPool
 from strategies.wire import encode_plan
 
 

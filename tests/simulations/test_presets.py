@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from consilium.display import RunView, print_comparison
-from simulations.comparison import findings
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
+from simulations.reporting.comparison import findings
 from strategies.presets import CAPABILITIES, PRESETS
 
 # What a preset sets for real data sets and a test cannot wait for.

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from distillation.data import Samples, load_proxy, save_proxy
-from simulations import studies
 from simulations.config import ConfigError
-from simulations.in_process import WorkerError
-from simulations.proxy_fit import VERDICTS, judge
-from simulations.studies import fit_of
+from simulations.engines.in_process import WorkerError
+from simulations.probes import commands as studies
+from simulations.probes.commands import fit_of
+from simulations.probes.proxy_fit import VERDICTS, judge
 
 ALL = np.ones((2, 4), bool)
 

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from simulations.comparison import comparison_rows
-from simulations.report import write_report
+from simulations.reporting.comparison import comparison_rows
+from simulations.reporting.report import write_report
 
 HEADER = (
     "round,student_accuracy,teacher_accuracy,client_accuracy_mean,client_accuracy_min,"

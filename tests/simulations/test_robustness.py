@@ -7,8 +7,8 @@ import pytest
 
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
-from simulations.robustness import CASES, RULES, Cell, lost
-from simulations.studies import robustness_of
+from simulations.probes.commands import robustness_of
+from simulations.probes.robustness import CASES, RULES, Cell, lost
 from strategies.aggregators import build_aggregator
 
 # Votes far apart and few rows, so that an attack is seen in two rounds.
@@ -194,7 +194,9 @@ def test_a_rule_of_ones_own_is_a_column_like_the_others(inline, tiny, tmp_path, 
 
 @pytest.mark.slow
 def test_a_grid_over_worker_processes_is_the_same_grid(grid, tiny, tmp_path, monkeypatch):
-    from simulations import in_process, robustness, studies
+    from simulations.engines import in_process
+    from simulations.probes import commands as studies
+    from simulations.probes import robustness
 
     for module in (robustness, studies):
         monkeypatch.setattr(module, "WorkerPool", in_process.WorkerPool)

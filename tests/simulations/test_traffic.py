@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from simulations.traffic import bytes_to
+from simulations.reporting.traffic import bytes_to
 
 METRICS = """round,student_accuracy,client_accuracy_mean,upload_bytes,download_bytes
 1,0.400000,,100,10

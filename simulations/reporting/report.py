@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distillation.export import write_atomically
-from simulations.comparison import attack_warning, comparison_rows, findings, human_bytes, percent
-from simulations.figures import (
+from simulations.reporting.comparison import attack_warning, comparison_rows, findings, human_bytes, percent
+from simulations.reporting.figures import (
     CURVES,
     Metrics,
     confusion_figure,
@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
     run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     metrics = _read_metrics(folder / "metrics.csv")
     fedavg = _read_metrics(folder / "fedavg.csv") if run.get("fedavg") else []
-    template = importlib.resources.files("simulations").joinpath("report.html").read_text(encoding="utf-8")
+    template = importlib.resources.files("simulations.reporting").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

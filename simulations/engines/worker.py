@@ -85,7 +85,7 @@ class _Worker:
             case "proxy_fit":
                 return self._proxy_fit(site)
             case "robustness":
-                from simulations.robustness import run_cell
+                from simulations.probes.robustness import run_cell
 
                 return run_cell(self._study, command, self._proxy, self._test), b""
             case "memory":
@@ -169,7 +169,7 @@ def serve(study: Path, commands: BinaryIO, answers: BinaryIO) -> None:
 
 
 def main() -> None:
-    """`python -m simulations.worker STUDY`."""
+    """`python -m simulations.engines.worker STUDY`."""
     # Ctrl-C reaches the whole process group; the parent decides, and its closed pipe ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -23,11 +23,11 @@ from server.votes import VotesError, VoteStore
 from simulations.attacks import ATTACKS
 from simulations.benchmarks.heatmap import write_heatmap
 from simulations.config import AttackSection, ConfigError, ExperimentConfig, toml_value
-from simulations.in_process import WorkerPool
+from simulations.engines.in_process import WorkerPool
 from simulations.preparation import check_config, check_fits, prepare
 from simulations.prepared import Setup, read_config
-from simulations.proxy_fit import Fit, measure
-from simulations.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
+from simulations.probes.proxy_fit import Fit, measure
+from simulations.probes.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
 from strategies.aggregators import build_aggregator
 from strategies.contract import check_aggregator
 from strategies.selection import count_of

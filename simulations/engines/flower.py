@@ -13,7 +13,7 @@ from typing import Any
 from server.checks import Failure
 from server.config import write_job
 from server.launch import PENDING_S, LocalSuperLink, PlatformError, stage_app
-from simulations.in_process import WorkerPool
+from simulations.engines.in_process import WorkerPool
 from simulations.prepared import RunFailed, Setup, View
 from strategies.parts import PARTS_FOLDER
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from simulations.figures import finite
+from simulations.reporting.figures import finite
 
 
 def bytes_to(rows: Iterable[Mapping[str, Any]], accuracy_column: str, threshold: float) -> tuple[int, int] | None:

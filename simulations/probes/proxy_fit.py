@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.in_process import WorkerPool
+from simulations.engines.in_process import WorkerPool
 from simulations.prepared import Setup
 from strategies.soft_labels import Float64
 

@@ -17,7 +17,7 @@ from typing import Any
 import simulations
 from server.checks import Failure
 from server.rounds import Reply
-from simulations.worker import read_frame, write_frame
+from simulations.engines.worker import read_frame, write_frame
 
 # Commands that a worker may hold: one at work and one waiting, so that it never idles for the parent.
 _AHEAD = 2
@@ -38,7 +38,7 @@ class _Process:
         # One thread a process, told before torch is imported; -P keeps a foreign `client/` of this folder out.
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "simulations.worker", str(study)],
+            [sys.executable, "-P", "-m", "simulations.engines.worker", str(study)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

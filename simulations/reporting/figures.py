@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from simulations.comparison import human_bytes
+from simulations.reporting.comparison import human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

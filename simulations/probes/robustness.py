@@ -19,8 +19,8 @@ from server.config import read_job
 from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError, Reply
 from simulations.attacks import build_attack
-from simulations.cohorts import LIARS, AttackedCohort, some_clients
-from simulations.in_process import WorkerPool
+from simulations.engines.cohorts import LIARS, AttackedCohort, some_clients
+from simulations.engines.in_process import WorkerPool
 from strategies.presets import PRESETS
 
 # Rules as `--set strategy.aggregator=` takes them; a row of the grid each.

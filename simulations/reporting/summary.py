@@ -15,7 +15,7 @@ from distillation.data import load_proxy, load_samples
 from distillation.models import build_model, parameter_count
 from server.checkpoint import Progress, RoundMetrics
 from server.student_job import build_student, predicted
-from simulations.cohorts import late_of, liars_of
+from simulations.engines.cohorts import late_of, liars_of
 from simulations.prepared import RunFailed, Setup
 from strategies.selection import participants
 

@@ -1,0 +1,1 @@
+"""How a round's plans reach the sites of a simulation."""
