@@ -25,8 +25,8 @@ def voters_needed(clients: int, quorum: float | int) -> int:
         quorum: a whole number of voters, or a share of the clients below 1.
 
     Returns:
-        min(K, quorum) for a number; min(K, max(2, ceil(quorum * K))) for a share: one client's vote alone is never
-        published as everybody's teacher unless a number of 1 says so.
+        min(K, quorum) for a number; min(K, max(2, ceil(quorum * K))) for a share: a row on which one client alone
+        has a say is no row of everybody's teacher unless a number of 1 says so. See quorum_met for weights.
 
     >>> [voters_needed(clients, 0.3) for clients in (1, 2, 5, 20)], voters_needed(20, 1)
     ([1, 2, 2, 6], 1)
@@ -34,6 +34,26 @@ def voters_needed(clients: int, quorum: float | int) -> int:
     if isinstance(quorum, int):
         return min(clients, max(1, quorum))
     return min(clients, max(2, count_of(quorum, clients)))
+
+
+# A vote with more of a row's trust than this is as good as alone on it.
+LARGEST_SHARE = 0.9
+
+
+def quorum_met(voters: Int64, largest: Float64, total: Float64, needed: int) -> NDArray[np.bool_]:
+    """Which rows may be in the teacher: enough voters, and no vote that is as good as alone.
+
+    Args:
+        voters: [n] who voted.
+        largest: [n] trust in the most trusted vote.
+        total: [n] trust in all votes.
+        needed: see voters_needed; where one voter is enough, trust is not looked at.
+
+    >>> quorum_met(np.array([3, 3, 1]), np.array([1.0, 1.0, 1.0]), np.array([1.2, 1.05, 1.0]), 2).tolist()
+    [True, False, False]
+    """
+    several: NDArray[np.bool_] = voters >= needed
+    return several if needed < 2 else several & (largest <= (LARGEST_SHARE + 1e-9) * total)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

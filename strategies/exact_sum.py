@@ -106,7 +106,7 @@ class WideOrderFreeSum:
         self._coarse = OrderFreeSum(shape, largest)
         self._fine = OrderFreeSum(shape, largest * 2.0**-45)
 
-    def add(self, values: Float64, at: slice | Int64 = slice(None), *, vouched: bool = False) -> None:
+    def add(self, values: NDArray[np.floating], at: slice | Int64 = slice(None), *, vouched: bool = False) -> None:
         """Add one array, or one for some entries of the first axis; `at` names no entry twice.
 
         Args:
@@ -116,7 +116,7 @@ class WideOrderFreeSum:
             ValueError: a value that is too large or not finite, or the sum already has 2^17 terms.
         """
         # What the coarse sum keeps of each value; both differences are exact.
-        kept = values + self._anchor
+        kept: Float64 = np.add(values, self._anchor, dtype=np.float64)
         kept -= self._anchor
         self._coarse.add(kept, at, vouched=vouched)
         self._fine.add(np.subtract(values, kept, out=kept), at, vouched=vouched)

@@ -102,7 +102,7 @@ PRESETS: dict[str, Preset] = {
     "feddistill": Preset(
         source="Jeong et al. 2018, arXiv 1811.11479",
         idea="No proxy rows: mean outputs by class go up, everybody gets the mean of the others' down.",
-        strategy={"aggregator": {"name": "per-class"}},
+        strategy={"aggregator": {"name": "per-class"}, "row_quorum": 2},
         client={"table_weight": 1.0},
         student={"distil_epochs": 0},
         differs="tables are made after the round's training, not during it; there is no student to train",
@@ -143,6 +143,7 @@ PRESETS: dict[str, Preset] = {
         source="Roux, Zimmer, Pokutta 2025, arXiv 2402.12265",
         idea="A client's weight falls, over all rounds, with the distance of its votes from a robust centre.",
         strategy={"aggregator": {"name": "expguard"}},
-        differs="the teacher goes down, not a model; distances are centred, so that absence gains nothing",
+        differs="the teacher goes down, not a model; a round shares trust out anew among those present: absence gains "
+        "nothing",
     ),
 }

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot, Outcome, State
+from strategies.aggregator import Ballot, Outcome, State, quorum_met
 from strategies.aggregators.pooling import log_of, probabilities, scaled, trust_of
 from strategies.exact_sum import OrderFreeSum, WideOrderFreeSum
 from strategies.messages import ClientReport
@@ -25,7 +25,7 @@ class ClassCount:
 
     n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
     Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
-    as nothing.
+    as nothing. A row on which one site has more than nine tenths of all rows is left out, unless `row_quorum` is 1.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("counts",)
@@ -34,8 +34,9 @@ class ClassCount:
         shape = (len(ballot.rows), ballot.classes)
         votes, shares = WideOrderFreeSum(shape, 2.0 * _MOST), WideOrderFreeSum(shape, 2.0 * _MOST)
         all_votes, trusted = OrderFreeSum(shape, 2.0), OrderFreeSum(shape[:1], 2.0)
-        plain = WideOrderFreeSum(shape[1:], 2.0 * _MOST)  # the usual reports: on all rows, with a weight of 1
-        voters = np.zeros(shape[0], np.int64)
+        # The usual reports: on all rows, with a weight of 1.
+        plain, most = WideOrderFreeSum(shape[1:], 2.0 * _MOST), 0.0
+        voters, largest = np.zeros(shape[0], np.int64), np.zeros(shape[0])
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
             counts, mine = _counts(report), scaled(own, trust)
@@ -44,16 +45,19 @@ class ClassCount:
             all_votes.add(mine, at, vouched=True)
             if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
                 plain.add(counts, vouched=True)
+                most = max(most, float(counts.sum()))
                 continue
             by_row = np.full(len(own), trust)
             shares.add(np.multiply.outer(by_row, counts), at, vouched=True)
             trusted.add(by_row, at, vouched=True)
+            largest[at] = np.maximum(largest[at], by_row * counts.sum())
             voters[at] += 1
         if all_votes.terms == 0:
             raise ValueError("no report to aggregate: check the quorum first")
-        kept = voters + plain.terms >= ballot.needed
+        rows_of = shares.value() + plain.value()
+        kept = quorum_met(voters + plain.terms, np.maximum(largest, most), rows_of.sum(axis=1), ballot.needed)
         mean = all_votes.value()[kept] / (trusted.value() + plain.terms)[kept][:, None]
-        teacher = _ratio(votes.value()[kept], shares.value()[kept] + plain.value(), mean)
+        teacher = _ratio(votes.value()[kept], rows_of[kept], mean)
         total = teacher.sum(axis=1, keepdims=True)
         return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(_ratio(teacher, total, mean))), state)
 

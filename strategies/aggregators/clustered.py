@@ -76,7 +76,9 @@ class Clustered:
             for part in np.split(at, range(size, len(at), size)):
                 second[part] = _best_split(centred[part], block.weights[part], block.mask[part], int(count))
         at = np.flatnonzero(voters > ENUMERATED)
-        if len(at):
+        if centred.shape[1] == 2:
+            second[at] = _best_border(centred[at, 0], block.weights[at], block.mask[at])
+        elif len(at):
             draws = (lots(seed, block.rows[at], 2 * self.restarts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
             second[at] = _k_means(centred[at], block.weights[at], block.mask[at], draws)
         return second
@@ -116,6 +118,23 @@ def _best_split(centred: Float64, weights: Float64, mask: Mask, voters: int) -> 
     second = np.zeros_like(mask)
     np.put_along_axis(second, order, chosen, axis=1)
     return second
+
+
+def _best_border(centred: Float64, weights: Float64, mask: Mask) -> Mask:
+    """[r, K] the second cluster of the best of all splits of votes on two classes: they lie on a line.
+
+    Args:
+        centred: [r, K] the first class's.
+    """
+    order = np.argsort(np.where(mask, centred, np.inf), axis=1, kind="stable")
+    sums = np.cumsum(np.take_along_axis(weights * np.where(mask, centred, 0.0), order, axis=1), axis=1)
+    upto = np.cumsum(np.take_along_axis(weights, order, axis=1), axis=1)
+    # Both classes deviate by as much.
+    gains = _gain(2.0 * sums**2, upto, upto[:, -1:])
+    border = gains.argmax(axis=1)[:, None]
+    above = np.zeros_like(mask)
+    np.put_along_axis(above, order, np.arange(mask.shape[1]) > border, axis=1)
+    return mask & above & (np.take_along_axis(gains, border, axis=1) > _TIE)
 
 
 def _k_means(centred: Float64, weights: Float64, mask: Mask, draws: Float64) -> Mask:

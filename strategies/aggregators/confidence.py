@@ -20,14 +20,14 @@ class Confidence:
     It helps where sites that do not know a row's class are unsure of it, and rewards those that are sure and wrong.
 
     Attributes:
-        exponent: in [0, 100]; 0 is the plain mean.
+        exponent: in [0, 16]; 0 is the plain mean. A trust below 1e-18 counts as 1e-18.
     """
 
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.exponent <= 100.0:
-            raise ValueError(f"exponent={self.exponent} must be in [0, 100]: 0 is the plain mean")
+        if not 0.0 <= self.exponent <= 16.0:
+            raise ValueError(f"exponent={self.exponent} must be in [0, 16]: 0 is the plain mean")
 
     def weights(self, report: ClientReport) -> Float64:
         # The maximum over a short last axis is slow; over the first one it is not.

@@ -45,6 +45,9 @@ class ExpGuard:
             raise ValueError(f"probation={self.probation} must be in [0, 100]: 0 trusts newcomers like the others")
         if isinstance(self.base, ExpGuard):
             raise ValueError("base=expguard would keep two books under the same names: take another rule")
+        traits = traits_of(self.base)
+        if traits.own_teachers or traits.subject == "classes":
+            raise ValueError("base must give one teacher on proxy rows: clustered and per-class give several or none")
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot
+from strategies.aggregator import Ballot, quorum_met
 from strategies.aggregators.pooling import log_of, trust_of
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float32, Float64, Int64, SoftLabels
@@ -16,8 +16,9 @@ from strategies.soft_labels import Float32, Float64, Int64, SoftLabels
 Mask = NDArray[np.bool_]
 # Votes that are worked on at once: 1 MB of float32, so that a block and what is made of it stay in the cache.
 BLOCK_VOTES = 2**18
-# A row of class-wise medians that sums to less holds only what nobody believes in (votes are floored at 1e-7).
-NOTHING = 1e-6
+# Class-wise medians that sum to no more than what codecs put into classes that nobody believes in: quantised labels
+# share 1e-4 out among a row's classes, the others' floor is 1e-7 a class.
+_NOTHING, _NOTHING_PER_CLASS = 2e-4, 2e-7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +118,8 @@ def stacked(ballot: Ballot, reports: Iterable[ClientReport]) -> Stack:
         log_probs[index, at] = report.soft_labels.log_probs
         mask[index, at] = True
         weights[index, at] = trust_of(report)
-    positions = np.flatnonzero(mask.sum(axis=0) >= ballot.needed)
+    met = quorum_met(mask.sum(axis=0), weights.max(axis=0), weights.sum(axis=0), ballot.needed)
+    positions = np.flatnonzero(met)
     return Stack(clients, ballot.classes, ballot.rows[positions], positions, log_probs, mask, weights)
 
 
@@ -128,20 +130,21 @@ def weighted_mean(probabilities: Float64, weights: Float64) -> Float64:
 
 
 def mean_of_kept(votes: Float64, weights: Float64, kept: Mask, needed: int) -> Float64:
-    """[m, C] weighted mean of the kept of [m, C, K] votes; zeros for a row that keeps one of several.
+    """[m, C] weighted mean of the kept of [m, C, K] votes; zeros for a row on which one of several is all that is left.
 
     Args:
-        needed: voters that the ballot needs; a row that keeps one vote would publish it, unless one is enough.
+        needed: voters that the ballot needs.
     """
-    enough = kept.sum(axis=1) >= min(needed, 2)
+    left = weights * kept
+    enough = quorum_met(kept.sum(axis=1), left.max(axis=1), left.sum(axis=1), min(needed, 2))
     pooled = np.zeros(votes.shape[:2])
-    pooled[enough] = weighted_mean(votes[enough], (weights * kept)[enough])
+    pooled[enough] = weighted_mean(votes[enough], left[enough])
     return pooled
 
 
 def unless_nothing(pooled: Float64, block: Block) -> Float64:
     """[m, C] class-wise results; the weighted mean where they sum to nothing (three different one-hots)."""
-    nothing = np.flatnonzero(pooled.sum(axis=1) < NOTHING)
+    nothing = np.flatnonzero(pooled.sum(axis=1) <= _NOTHING + _NOTHING_PER_CLASS * pooled.shape[1])
     if len(nothing):
         pooled = pooled.copy()
         votes = np.exp(block.log_probs[nothing], dtype=np.float64)

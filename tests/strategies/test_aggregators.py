@@ -203,7 +203,6 @@ def test_one_client_is_its_own_teacher(name, classes):
 @pytest.mark.parametrize("clients", [2, 3, 6, 13])
 def test_equal_votes_are_the_teacher(name, clients):
     votes = np.repeat(random_votes(3, 1), clients, axis=0)
-    # Unequal weights make fewer than `clients` effective voters, so no quorum here.
     teacher = teacher_of(name, {}, ballot_for(votes), reports(votes, np.linspace(0.1, 1.0, clients)))
     np.testing.assert_allclose(teacher.probabilities(), votes[0], atol=1e-6)
 
@@ -291,7 +290,7 @@ def test_other_rules_hold_the_reports_and_about_as_much_again(name):
         ("era", {"temperature": float("nan")}, "temperature=nan"),
         ("enhanced-era", {"exponent": 0.0}, r"exponent=0.0 must be in \(0, 100\]"),
         ("enhanced-era", {"exponent": float("inf")}, "exponent=inf"),
-        ("confidence", {"exponent": -1.0}, r"exponent=-1.0 must be in \[0, 100\]"),
+        ("confidence", {"exponent": -1.0}, r"exponent=-1.0 must be in \[0, 16\]"),
         ("entropy", {"cap": 0.0}, r"cap=0.0 must be in \(0, 1\]"),
         ("sample-weighted", {"pool": "votes"}, "pool='votes' must be 'logits' or 'probabilities'"),
         ("hard-vote", {"margin": 1.0}, r"margin=1.0 must be in \[0, 1\)"),

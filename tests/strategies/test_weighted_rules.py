@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from strategies.aggregator import Ballot
 from strategies.aggregators import build_aggregator
-from strategies.aggregators.sample_weighted import _EffectiveVoters
 from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
 
@@ -66,6 +65,11 @@ def agrees(name, values, case, needed, naive, atol=3e-6):
         np.testing.assert_allclose(teacher.probabilities(), list(expected.values()), atol=atol)
 
 
+def alone(trust, needed):
+    """Whether one vote is as good as the only one, where one is not enough."""
+    return needed > 1 and max(trust) > 0.9 * sum(trust)
+
+
 def softmax(logits):
     powers = np.exp(logits - logits.max())
     return powers / powers.sum()
@@ -79,6 +83,8 @@ def logit_pool(votes, weights):
 @settings(max_examples=80, deadline=None)
 def test_variance_is_the_loop_over_rows(round_):
     def naive(votes, weights, scores, counts):
+        if alone(weights, round_[1]):
+            return None
         spread = np.array([np.var(np.log(np.maximum(vote, 1e-4))) for vote in votes])
         trust = np.minimum(spread, 3 * np.median(spread))
         return logit_pool(votes, weights * (trust if np.median(spread) > 0 else 1.0))
@@ -105,8 +111,8 @@ def test_sample_weighted_is_the_loop_over_rows(pool, round_):
     case, needed = round_
 
     def naive(votes, weights, scores, counts):
-        trust = np.maximum(weights * scores, 1e-6)
-        if round(trust.sum() ** 2 / (trust**2).sum(), 9) < needed:
+        trust = np.maximum(weights * scores, 1e-18)
+        if alone(trust, needed):
             return None
         return logit_pool(votes, trust) if pool == "logits" else np.average(votes, axis=0, weights=trust)
 
@@ -127,35 +133,66 @@ def full(votes, **more):
     }
 
 
-def test_effective_voters_of_rows_a_and_b():
-    ballot, scores = Ballot(np.arange(2), 3, 3), np.array([[0.9, 0.2], [0.6, 0.8], [0.1, 0.5]])
-    meter = _EffectiveVoters(ballot)
-    uniform = SoftLabels.from_logits(np.arange(2), np.zeros((2, 3)))
-    list(meter.listen(ClientReport(f"c{k}", 1, uniform, own) for k, own in enumerate(scores)))
-    # 1.6^2 / (.81 + .36 + .01), 1.5^2 / (.04 + .64 + .25)
-    np.testing.assert_allclose(meter.value(), [2.1695, 2.4194], atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("scores", "needed", "stays"),
     [
         ([1.0, 1.0, 1.0], 3, True),
         ([0.1, 0.1, 0.1], 3, True),
         ([0.0, 0.0, 0.0], 3, True),  # no trust at all: all alike
-        ([0.9, 0.6, 0.1], 3, False),  # 2.1695
-        ([0.9, 0.6, 0.1], 2, True),
+        ([1.0, 0.06, 0.06], 3, True),  # .893
+        ([1.0, 0.05, 0.05], 2, False),  # .909
+        ([1.0, 0.05, 0.05], 1, True),
         ([1.0, 1e-8, 1e-8], 2, False),  # one voter in truth
     ],
 )
-def test_a_row_needs_effective_voters(scores, needed, stays):
+def test_a_row_of_one_trusted_vote_is_no_row_for_all(scores, needed, stays):
     case = full(np.full((3, ROWS, 3), 1 / 3), scores=np.repeat(np.array(scores)[:, None], ROWS, axis=1))
-    assert len(aggregated("sample-weighted", {}, case, needed).rows) == (ROWS if stays else 0)
+    for name, values in (
+        ("sample-weighted", {}),
+        ("sample-weighted", {"pool": "probabilities"}),
+        ("mean", {"weight": "sample-weighted"}),
+        ("median", {"weight": "sample-weighted"}),
+    ):
+        assert len(aggregated(name, values, case, needed).rows) == (ROWS if stays else 0), name
+
+
+def test_one_sure_vote_among_uniform_ones_is_not_published():
+    votes = np.repeat(np.array([[0.93, 0.05, 0.02], *[[1 / 3] * 3] * 3])[:, None], ROWS, axis=1)
+    for name, values in (
+        ("entropy", {}),
+        ("cosine-filter", {"weight": {"name": "entropy", "cap": 0.2}}),
+        ("class-count", {}),
+    ):
+        case = full(votes, counts=np.array([[5.0] * 3, *[[0.0] * 3] * 3]))
+        assert len(aggregated(name, values, case, 2).rows) == 0, name
+        # ... unless one voter is enough
+        found = aggregated(name, values, case, 1).probabilities()[0]
+        np.testing.assert_allclose(found, votes[0, 0], atol=1e-6, err_msg=name)
+
+
+def test_only_ratios_of_tiny_scores_and_of_tiny_weights_matter():
+    votes = np.repeat(np.array([[[0.9, 0.1]], [[0.1, 0.9]]]), ROWS, axis=1)
+    for scale in (1.0, 1e-3, 1e-6, 1e-12):
+        case = full(votes, scores=np.repeat(np.array([[0.5], [1.0]]), ROWS, axis=1) * scale)
+        for weight in (1.0, 1e-3):
+            case["weights"] = np.full((2, ROWS), weight)
+            found = aggregated("sample-weighted", {"pool": "probabilities"}, case, 1).probabilities()[0]
+            np.testing.assert_allclose(found, [1.1 / 3, 1.9 / 3], atol=1e-6)
+
+
+def test_a_sure_vote_counts_by_a_high_power_of_its_confidence():
+    votes = np.repeat(np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])[:, None], ROWS, axis=1)
+    trust = np.array([0.7, 0.6, 0.7]) ** 16
+    found = aggregated("confidence", {"exponent": 16.0}, full(votes), 2).probabilities()[0]
+    np.testing.assert_allclose(found, trust @ votes[:, 0] / trust.sum(), atol=1e-6)
 
 
 @given(rounds())
 @settings(max_examples=80, deadline=None)
 def test_class_count_is_the_loop_over_rows_and_classes(round_):
     def naive(votes, weights, scores, counts):
+        if alone(weights * np.minimum(counts, 2.0**30).sum(axis=1), round_[1]):
+            return None
         raw = []
         for c in range(votes.shape[1]):
             own = weights * np.minimum(counts[:, c], 2.0**30)
@@ -181,6 +218,8 @@ def test_only_ratios_of_counts_matter_from_grades_to_billions():
 @settings(max_examples=100, deadline=None)
 def test_hard_vote_is_the_loop_over_rows(round_, soft, margin):
     def naive(votes, weights, scores, counts):
+        if alone(weights, round_[1]):
+            return None
         classes = votes.shape[1]
         shares = sum(weight * np.eye(classes)[vote.argmax()] for vote, weight in zip(votes, weights, strict=True))
         shares = shares / weights.sum()
