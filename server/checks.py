@@ -12,7 +12,9 @@ from strategies.messages import MAX_WEIGHT, MIN_WEIGHT, ClientReport, Refusal, R
 from strategies.soft_labels import Int64, UInt8
 from strategies.tables import Table
 from strategies.wire import (
+    NO_RUN,
     RawReport,
+    answer_run,
     believe_symbols,
     decode_answer,
     decode_symbols,
@@ -20,7 +22,7 @@ from strategies.wire import (
     spec_number,
 )
 
-# What a site says that could not read its plan, and hence cannot name its round.
+# What a site says that could not read its plan, and hence can name neither its run nor its round.
 UNREAD = ("unreadable_plan", "bad_teacher", "unknown_rows", "wrong_classes")
 # Envelope and fields of a report with the longest names stay below this; votes and extras come on top.
 _OVERHEAD_BYTES = 1024
@@ -50,7 +52,7 @@ class Failure:
 class Believed:
     """A report that passed all checks, and the symbols that it came from: the next difference may refer to them.
 
-    `key`: it was no difference, and its sender has forgotten what it sent before.
+    `key`: it names no base, and its sender has forgotten what it sent before.
     """
 
     report: ClientReport
@@ -62,7 +64,7 @@ def check_answer(client: str, blob: bytes, plan: RoundPlan, heard: Table | None 
     """The report in `blob` if it is a believable answer of `client` to `plan`, else why not.
 
     Args:
-        heard: what this client sent before; a difference must be to exactly this.
+        heard: what this client sent before; the base of an answer must be exactly this.
 
     Guarantees:
         Never raises, whatever the bytes; memory stays within a few times the legal size of an answer.
@@ -82,7 +84,10 @@ def _checked(client: str, blob: bytes, plan: RoundPlan, heard: Table | None) -> 
     if isinstance(answer, Refusal):
         if answer.client != client:
             raise WireError("wrong_client", f"{client!r} was asked and another one refuses")
-        if answer.code not in UNREAD and answer.round != plan.round:
+        unread = answer.code in UNREAD and answer_run(blob) == NO_RUN
+        if answer_run(blob) != plan.run and not unread:
+            raise WireError("wrong_run", "a refusal of another run")
+        if answer.round != plan.round and not unread:
             raise WireError("wrong_round", f"a refusal of round {answer.round} where {plan.round} was asked")
         return Failure(client, f"refused_{answer.code}", "the site declined; its own log says why")
     rows = _rows(client, answer, plan)
@@ -124,11 +129,11 @@ def _rows(client: str, answer: RawReport, plan: RoundPlan) -> Int64:
 
 
 def _symbols(answer: RawReport, plan: RoundPlan, rows: Int64, heard: Table | None) -> UInt8:
-    """The symbols of the votes, the difference undone."""
+    """The symbols of the votes, the difference undone if it is one."""
     symbols = decode_symbols(plan.uplink, answer.payload, len(rows), plan.classes)
     if answer.base == 0:
         return symbols
     link = link_named(plan.uplink)
     if not link.delta or heard is None or answer.base != heard.round or answer.base_digest != heard.digest(rows):
         raise WireError("base", f"a difference to round {answer.base}, which is not what this side holds")
-    return link.apply(symbols, heard.symbols[rows], plan.classes)
+    return symbols if answer.literal else link.apply(symbols, heard.symbols[rows], plan.classes)

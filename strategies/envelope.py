@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from strategies.codecs import Link, link_named
 from strategies.messages import Draw
 from strategies.row_sets import unpack_rows
-from strategies.soft_labels import Int64
+from strategies.soft_labels import Float64, Int64
 
 MAGIC, VERSION = b"CNSL", 2
 PLAN, REPORT, REFUSAL = 1, 2, 3
 HEAD = struct.Struct("<4sBBI")
 
-# Why bytes, or the votes in them, are not believed. The order is the order in which they are checked.
+# Why bytes, or the votes in them, are not believed.
 REASONS = (
     "too_large",  # more bytes than any legal message of this run
     "foreign",  # not our magic, or a kind that is not expected here
@@ -86,16 +86,27 @@ def opened(blob: bytes, kind: int) -> Reader:
 
 
 def name_field(text: str) -> bytes:
-    """length u8 | UTF-8."""
-    data = text.encode()
-    if not 1 <= len(data) <= 255:
-        raise ValueError(f"name {text!r} must have 1 to 255 bytes of UTF-8")
+    """length u8 | UTF-8.
+
+    Raises:
+        ValueError: a name that `Reader.name` would refuse.
+    """
+    # First what cannot even be encoded: a lone surrogate is not printable.
+    if not text.isprintable() or not 1 <= len(data := text.encode()) <= 255:
+        raise ValueError(f"name {text!r} must be printable and have 1 to 255 bytes of UTF-8")
     return bytes([len(data)]) + data
 
 
 def payload_field(data: bytes) -> bytes:
     """length u32 | bytes of a codec."""
     return struct.pack("<I", len(data)) + data
+
+
+def scores_field(scores: Float64) -> bytes:
+    """One byte a score: eight steps a halving, since only ratios count; 255 is 0, and so is what is below 2^-31."""
+    with np.errstate(divide="ignore"):
+        steps = np.rint(-8.0 * np.log2(scores))
+    return np.where(steps > 254, 255, steps).astype(np.uint8).tobytes()
 
 
 class Reader:
@@ -149,6 +160,16 @@ class Reader:
         if np.packbits(bits).tobytes() != packed.tobytes():
             raise WireError("malformed", "a bitmap with bits beyond its end")
         return bits
+
+    def scores(self, rows: int) -> Float64:
+        """The inverse of `scores_field`: [rows] in [0, 1], each within 4.5 % of what was sent, or 0."""
+        steps = np.frombuffer(self.take(rows), np.uint8)
+        return np.where(steps == 255, 0.0, 2.0 ** (-steps.astype(np.float64) / 8.0))
+
+    def counts(self, classes: int) -> Float64:
+        """[classes] float32, whatever they hold; a signalling NaN becomes a quiet one without a warning."""
+        with np.errstate(invalid="ignore"):
+            return np.frombuffer(self.take(4 * classes), "<f4").astype(np.float64)
 
     def rows(self, most: int) -> tuple[Int64, Draw | None]:
         """A set of rows below `most`: see strategies.row_sets."""

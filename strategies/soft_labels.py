@@ -14,6 +14,8 @@ UInt8 = NDArray[np.uint8]
 
 # A probability of 1e-7 in nats: below it a vote says "never", and one such vote could veto a class for all.
 LOG_FLOOR = float(np.log(1e-7))
+# What is further below a row's largest logit is no further away: float32, in which soft labels are kept, ends here.
+_LEAST = float(np.finfo(np.float32).min)
 # float32 log-probabilities of up to 10,000 classes normalise to about 1e-6; more means they never were.
 _NORMAL_TOLERANCE = 1e-4
 
@@ -25,13 +27,14 @@ def log_softmax(logits: NDArray[np.floating]) -> Float64:
         logits: [n, classes] finite, any scale; a constant added to a row changes nothing.
 
     Returns:
-        [n, classes] natural log; each row logsumexps to 0.
+        [n, classes] natural log, from -3.4e38 (the least float32) to 0; each row logsumexps to 0.
 
     >>> np.exp(log_softmax(np.array([[0.0, np.log(3.0)]]))).round(4).tolist()
     [[0.25, 0.75]]
     """
     shifted = np.asarray(logits, dtype=np.float64)
-    shifted = shifted - shifted.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        shifted = np.maximum(shifted - shifted.max(axis=1, keepdims=True), _LEAST)
     normalised: Float64 = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
 
@@ -78,7 +81,13 @@ class SoftLabels:
 
     @classmethod
     def from_logits(cls, rows: Int64, logits: NDArray[np.floating]) -> SoftLabels:
-        """Soft labels of raw model outputs, or of log-probabilities that are to be normalised again."""
+        """Soft labels of raw model outputs, or of log-probabilities that are to be normalised again.
+
+        Raises:
+            ValueError: as above, and for a logit that is not finite: minus infinity is no float32 label.
+        """
+        if not np.isfinite(logits).all():
+            raise ValueError("logits have a value that is not finite: a model has diverged, or a log was taken of 0")
         return cls(rows, log_softmax(logits).astype(np.float32))
 
     @property

@@ -10,6 +10,7 @@ teacher    0                                                                  no
 report     run 16 | round u32 | proxy 8 | classes 8 | asked rows 8 | classes u32 | client name | weight f32 | flags u8
            | abstentions? | uplink CRC-32 of its name | base u32 | digest 8? | rows u32 | payload | scores u8[rows]?
            | counts f32[classes]?
+           flags: 1 abstentions, 2 scores, 4 counts, 8 the payload is the vote itself although there is a base
 refusal    run 16 | round u32 | client name | code name
 rows       see strategies.row_sets                abstentions   asked u32 | bitmap of the asked rows that have a vote
 payload    length u32 | bytes of the codec        name          length u8 | UTF-8
@@ -40,6 +41,7 @@ from strategies.envelope import (
     name_field,
     opened,
     payload_field,
+    scores_field,
     seal,
 )
 from strategies.messages import (
@@ -58,10 +60,14 @@ from strategies.soft_labels import Float32, Float64, Int64, SoftLabels, UInt8
 from strategies.tables import Table
 
 _NONE, _WHOLE, _DIFFERENCE = 0, 1, 2
-_ABSTAINS, _SCORES, _COUNTS = 1, 2, 4
+_ABSTAINS, _SCORES, _COUNTS, _LITERAL = 1, 2, 4, 8
 _SUBJECTS: tuple[Subject, ...] = ("proxy", "classes")
-# Where a plan's round stands: after the envelope's head and the run.
+# Every body begins with the run, a plan's goes on with the round.
 _ROUND_AT = HEAD.size + 16
+# In place of the run, from a site that could not read its plan.
+NO_RUN = "0" * 32
+# What float32 may add: to a log-probability of 0, to the sum of a row.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +77,8 @@ class RawReport:
     Attributes:
         proxy, class_list, asked: 8 bytes each, the beginnings of SHA-256 digests.
         voted: [asked rows] bool, where the sender votes; None: on all of them.
-        base, base_digest: what the symbols are a difference to; 0 and b"": nothing.
+        base, base_digest: what the sender's table held before this; 0 and b"": nothing, both ends begin anew.
+        literal: the symbols are the vote's, although there is a base; else they are a difference to it.
         rows: number of rows in `payload`.
         scores: [rows] in [0, 1]; counts: [classes] as they came.
     """
@@ -88,6 +95,7 @@ class RawReport:
     uplink: int
     base: int
     base_digest: bytes
+    literal: bool
     rows: int
     payload: bytes
     scores: Float64 | None
@@ -192,18 +200,21 @@ def encode_report(
     """A report as the answer to `plan`, in the plan's uplink.
 
     Args:
-        sent: what this client last sent, where the uplink takes differences; a difference is made only if the
-            coordinator says that it has exactly this.
+        sent: what this client last sent, where the uplink takes differences; it is the base only if the coordinator
+            says that it has exactly this. The shorter travels then, difference or vote, and no end forgets anything.
         symbols: what vote_symbols made of the votes, if the caller already has it.
 
     Raises:
-        ValueError: a vote on a row that the plan does not ask for, or a name that is too long.
+        ValueError: a vote on a row that the plan does not ask for, or a name that cannot be written.
     """
     votes, link = report.soft_labels, link_named(plan.uplink)
     symbols = vote_symbols(votes, plan.uplink) if symbols is None else symbols
+    payload, literal = link.encode(symbols, votes.classes), False
     base = sent if link.delta and sent is not None and 0 < sent.round == plan.have else None
     if base is not None:
-        symbols = link.difference(symbols, base.symbols[votes.rows], votes.classes)
+        changes = link.encode_difference(symbols, base.symbols[votes.rows], votes.classes)
+        literal = len(changes) > len(payload)
+        payload = payload if literal else changes
     voted = np.isin(plan.ask_rows, votes.rows)
     if voted.sum() != len(votes.rows):
         raise ValueError(f"votes on {len(votes.rows) - int(voted.sum())} rows that the plan does not ask for")
@@ -211,6 +222,7 @@ def encode_report(
         (0 if voted.all() else _ABSTAINS)
         | (0 if report.scores is None else _SCORES)
         | (0 if report.counts is None else _COUNTS)
+        | (_LITERAL if literal else 0)
     )
     body = b"".join(
         (
@@ -226,8 +238,8 @@ def encode_report(
             struct.pack("<I", spec_number(plan.uplink)),
             struct.pack("<I", base.round if base else 0) + (base.digest(votes.rows) if base else b""),
             struct.pack("<I", len(votes.rows)),
-            payload_field(link.encode(symbols, votes.classes)),
-            b"" if report.scores is None else _packed_scores(report.scores),
+            payload_field(payload),
+            b"" if report.scores is None else scores_field(report.scores),
             b"" if report.counts is None else report.counts.astype("<f4").tobytes(),
         )
     )
@@ -235,9 +247,14 @@ def encode_report(
 
 
 def encode_refusal(refusal: Refusal, run: str) -> bytes:
-    """A refusal as bytes; `run` is 32 hex digits, zeros where the plan could not even be read."""
+    """A refusal as bytes; `run` is 32 hex digits, NO_RUN where the plan could not even be read."""
     body = bytes.fromhex(run) + struct.pack("<I", refusal.round) + name_field(refusal.client) + name_field(refusal.code)
     return seal(REFUSAL, body)
+
+
+def answer_run(blob: bytes) -> str:
+    """The run that a report or a refusal names; `blob` is one that decode_answer takes."""
+    return blob[HEAD.size : _ROUND_AT].hex()
 
 
 def decode_answer(blob: bytes) -> RawReport | Refusal:
@@ -259,41 +276,47 @@ def decode_answer(blob: bytes) -> RawReport | Refusal:
     proxy, class_list, asked = reader.take(8), reader.take(8), reader.take(8)
     classes, client = reader.number("<I"), reader.name()
     weight, flags = struct.unpack("<fB", reader.take(5))
-    if flags & ~(_ABSTAINS | _SCORES | _COUNTS):
+    if flags & ~(_ABSTAINS | _SCORES | _COUNTS | _LITERAL):
         raise WireError("malformed", f"flags {flags}")
     voted = reader.bitmap() if flags & _ABSTAINS else None
     if voted is not None and voted.all():
         raise WireError("malformed", "abstentions announced, and none there")
     uplink, base = reader.number("<I"), reader.number("<I")
-    base_digest = reader.take(8) if base else b""
+    base_digest, literal = reader.take(8) if base else b"", bool(flags & _LITERAL)
+    if literal and not base:
+        raise WireError("malformed", "a vote instead of a difference, and no base for one")
     rows, payload = reader.number("<I"), reader.payload()
     if classes < 2 or (voted is not None and int(voted.sum()) != rows):
         raise WireError("shape", f"{classes} classes, {rows} rows of votes")
-    scores = _unpacked_scores(reader.take(rows)) if flags & _SCORES else None
-    counts = np.frombuffer(reader.take(4 * classes), "<f4").astype(np.float64) if flags & _COUNTS else None
+    scores = reader.scores(rows) if flags & _SCORES else None
+    counts = reader.counts(classes) if flags & _COUNTS else None
     reader.end()
-    told = (proxy, class_list, asked, classes, client, weight, voted, uplink, base, base_digest, rows, payload)
+    told = (proxy, class_list, asked, classes, client, weight, voted, uplink, base, base_digest, literal, rows, payload)
     return RawReport(run, round_, *told, scores, counts)
 
 
 def believe(rows: Int64, values: Float32, link: Link) -> SoftLabels:
     """Votes on `rows` as soft labels, if their values are those of distributions.
 
+    A row that sums to 1 but for float32's rounding stays as it came, bit for bit; others are normalised.
+
     Raises:
-        WireError: `shape`, `non_finite` or `not_simplex`.
+        WireError: `shape`, `non_finite`, or `not_simplex`: a log-probability over 1e-6, or a sum that is further from 1
+            than the codec's rounding explains. No codec rounds a logarithm to above 0.
     """
     if len(values) != len(rows):
         raise WireError("shape", f"{len(values)} rows of votes for {len(rows)} rows")
     if not np.isfinite(values).all():
         raise WireError("non_finite", "a vote is NaN or infinite")
-    with np.errstate(over="ignore"):
-        sums = np.exp(values, dtype=np.float64).sum(axis=1)
+    if values.max(initial=0.0) > _ROUNDING:
+        raise WireError("not_simplex", f"a log-probability of {values.max():.3g} is above 0")
+    sums = np.exp(values, dtype=np.float64).sum(axis=1)
     tolerance = link.codec.sum_tolerance(values.shape[1])
     worst = float(np.abs(sums - 1.0).max()) if len(sums) else 0.0
     if not worst <= tolerance:
         raise WireError("not_simplex", f"a row of probabilities is {worst:.3g} away from 1; {tolerance:.3g} is allowed")
-    # What SoftLabels.from_logits computes, with the sums that are already there.
-    return SoftLabels(rows, (values - np.log(sums)[:, None]).astype(np.float32))
+    shifts = np.where(np.abs(sums - 1.0) <= _ROUNDING, 0.0, np.log(sums))
+    return SoftLabels(rows, (values - shifts[:, None]).astype(np.float32))
 
 
 def decode_symbols(spec: str, payload: bytes, rows: int, classes: int) -> UInt8:
@@ -327,7 +350,7 @@ def _teacher(plan: RoundPlan) -> bytes:
                 struct.pack("<BI", _DIFFERENCE, sync.base),
                 pack_rows(sync.rows, plan.teacher_draw),
                 sync.digest,
-                pack_rows(sync.changed),
+                pack_rows(sync.changed, plan.teacher_draw),
                 payload_field(link.encode(sync.symbols, plan.classes)),
             )
         )
@@ -366,19 +389,6 @@ def _told_teacher(
 
 def _whole(payload: bytes, rows: Int64, classes: int, link: Link) -> SoftLabels:
     return believe_symbols(rows, _decoded(link, payload, len(rows), classes), link.spec, classes)
-
-
-def _packed_scores(scores: Float64) -> bytes:
-    """One byte a score: eight steps a halving, since only ratios count; 255 is 0, and so is what is below 2^-31."""
-    with np.errstate(divide="ignore"):
-        steps = np.rint(-8.0 * np.log2(scores))
-    return np.where(steps > 254, 255, steps).astype(np.uint8).tobytes()
-
-
-def _unpacked_scores(packed: bytes) -> Float64:
-    """[rows] in [0, 1], each within 4.5 % of what was sent, or 0."""
-    steps = np.frombuffer(packed, np.uint8)
-    return np.where(steps == 255, 0.0, 2.0 ** (-steps.astype(np.float64) / 8.0))
 
 
 def _decoded(link: Link, payload: bytes, rows: int, classes: int) -> UInt8:

@@ -21,6 +21,8 @@ from strategies.soft_labels import Float32, Float64, Int64
 _BLOCK = 2000
 # Proxy rows whose distances give the kernel's width.
 _WIDTH_ROWS = 500
+# Distances below this share of the largest are rounding: features are float32.
+_SAME = 1e-6
 AUXILIARY_FROM = ("box", "proxy")
 
 
@@ -38,7 +40,7 @@ class Kulsif:
         known: share of the private rows in the ratio; the others give the quantile.
         auxiliary: points to compare with.
         auxiliary_from: box (uniform between the proxy's smallest and largest values) or proxy (rows of it).
-        width: of the Gaussian kernel, at least 1e-6; 0 = the median distance between proxy rows.
+        width: of the Gaussian kernel, at least 1e-6; 0 = the median distance between proxy rows that are not the same.
         ridge: of the least squares, at least 1e-6; 0 = auxiliary ** -0.5.
     """
 
@@ -62,7 +64,12 @@ class Kulsif:
             raise ValueError(f"ridge={self.ridge} must be at least 1e-6, or 0 for auxiliary ** -0.5")
 
     def select(self, private: Float32, labels: Int64, proxy: Float32, rng: np.random.Generator) -> Selection:
-        """See Selector. Invariant to features -> 7 * features and to a shift of all of them, where width is 0."""
+        """See Selector.
+
+        Guarantees:
+            Where width is 0 and not all proxy rows are the same: invariant, up to rounding, to features -> 7 * features
+            and to a shift of all of them.
+        """
         own, public = checked(private, labels, proxy)
         local, held_out = hold_out(own, self.known, rng)
         width = self.width or median_distance(public, rng)
@@ -121,10 +128,13 @@ def kernel(one: Float64, other: Float64, width: float) -> Float64:
 
 
 def median_distance(rows: Float64, rng: np.random.Generator) -> float:
-    """Median distance between 500 of the rows; 1 where that is 0, so that a kernel of this width exists."""
-    some = rows[rng.permutation(len(rows))[:_WIDTH_ROWS]]
-    above = _squared(some, some)[np.triu_indices(len(some), 1)]
-    return float(np.sqrt(np.median(above))) or 1.0 if len(above) else 1.0
+    """Median distance between those of 500 rows that are not the same; 1 where all are, so that a kernel exists."""
+    from scipy.spatial.distance import pdist
+
+    # Not by _squared: its three terms leave noise between rows that are the same.
+    distances = pdist(rows[rng.permutation(len(rows))[:_WIDTH_ROWS]])
+    apart = distances[distances > _SAME * distances.max(initial=0.0)]
+    return float(np.median(apart)) if len(apart) else 1.0
 
 
 def _squared(one: Float64, other: Float64) -> Float64:

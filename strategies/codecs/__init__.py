@@ -1,7 +1,8 @@
 """Codecs: soft labels to bytes and back. A new codec is one file here, one line below, one test row.
 
 A link is a codec and what is done to its symbols on the way, spelt NAME[:NUMBER][+delta][+entropy]: `float16`,
-`top-k:4+entropy`, `quantised:1+delta+entropy`.
+`top-k:4+entropy`, `quantised:1+delta+entropy`. With entropy coding a payload is what strategies.codecs.entropy makes,
+or, where that is longer, a byte of 0 and the codec's own bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.codecs.codec import Codec
-from strategies.codecs.entropy import compress, expand, largest
+from strategies.codecs.entropy import compress, expand
 from strategies.codecs.float16 import Float16
 from strategies.codecs.float32 import Float32Codec
 from strategies.codecs.quantised import Quantised
@@ -46,29 +47,45 @@ class Link:
     entropy: bool
 
     def encode(self, symbols: UInt8, classes: int) -> bytes:
-        """[n, width] symbols, or differences of them, as bytes."""
-        if self.entropy:
-            return compress(symbols, self.codec.alphabets(classes), self.codec.groups(classes))
-        return self.codec.pack(symbols, classes)
+        """[n, width] symbols of the codec as bytes."""
+        if not self.entropy:
+            return self.codec.pack(symbols, classes)
+        coded = compress(symbols, self.codec.alphabets(classes), self.codec.groups(classes))
+        if len(coded) <= self.most_bytes(len(symbols), classes):
+            return coded
+        return b"\0" + self.codec.pack(symbols, classes)
+
+    def encode_difference(self, symbols: UInt8, reference: UInt8, classes: int) -> bytes:
+        """What `difference` gives, entropy coded; `decode` takes it back if it has no more than most_bytes.
+
+        Not packed, however long: a difference of levels need not be a row that `quantised` can number.
+        """
+        changes = self.difference(symbols, reference, classes)
+        return compress(changes, self.codec.alphabets(classes), self.codec.groups(classes))
 
     def decode(self, payload: bytes, rows: int, classes: int) -> UInt8:
-        """The inverse of `encode`: [rows, width] symbols, each below its column's alphabet.
+        """The inverse of `encode` and `encode_difference`: [rows, width] symbols, each below its column's alphabet.
 
         Args:
             rows: from somebody trusted; with entropy coding a short payload may stand for many rows.
 
         Raises:
-            ValueError: bytes that `encode` never makes.
+            ValueError: more than most_bytes, or bytes that neither makes.
         """
-        if self.entropy:
+        if not self.entropy:
+            return self.codec.unpack(payload, rows, classes)
+        if len(payload) > (most := self.most_bytes(rows, classes)):
+            raise ValueError(f"payload has {len(payload)} bytes; at most {most} expected")
+        if payload[:1] != b"\0":
             return expand(payload, rows, self.codec.alphabets(classes), self.codec.groups(classes))
-        return self.codec.unpack(payload, rows, classes)
+        symbols = self.codec.unpack(payload[1:], rows, classes)
+        if self.encode(symbols, classes) != payload:
+            raise ValueError("these symbols are packed where coding them takes no more")
+        return symbols
 
     def most_bytes(self, rows: int, classes: int) -> int:
         """The length of `encode`: an upper bound with entropy coding, else exact."""
-        if self.entropy:
-            return largest(rows, self.codec.alphabets(classes))
-        return self.codec.size(rows, classes)
+        return self.codec.size(rows, classes) + self.entropy
 
     def difference(self, symbols: UInt8, reference: UInt8, classes: int) -> UInt8:
         """(symbols - reference) modulo each column's alphabet; a row that the receiver lacks has reference 0."""

@@ -41,7 +41,7 @@ class Codec(Protocol):
         ...
 
     def values(self, symbols: UInt8, classes: int) -> Float32:
-        """The log-probabilities that symbols mean, not yet believed: a hostile sender may have put NaN there.
+        """The log-probabilities that symbols mean, not yet believed: a hostile sender may put NaN or infinity there.
 
         Args:
             symbols: [n, width] each below its column's alphabet.

@@ -2,9 +2,9 @@
 
 ANS: Duda (2013), Asymmetric numeral systems; the coder is constriction's (Bamler 2022). Design reference 5.6.
 
-payload  0 | every column in bits_needed(alphabet) bits | zeros to a byte       where nothing is saved
-         1 | groups | zeros to a byte | ANS state, little-endian, without its zero bytes at the top
-group    mode 2 bits: 0 its columns as above; 1 one symbol; 2 a table, its symbols are in the ANS state
+payload  1 bit: 1 | groups | zeros to a byte | ANS state, little-endian, without its zero bytes at the top
+group    mode 2 bits: 0 every column in bits_needed(alphabet) bits; 1 one symbol; 2 a table, its symbols are in the ANS
+         state
 table    a bit a symbol: used? | the commonest one | width, 4 bits | each other one's frequency - 1 in that width
 
 Frequencies are the counts themselves, scaled down to sum to 4096 where there are more symbols than that.
@@ -25,11 +25,6 @@ _COST_UNIT = 2**16
 _LOG2 = np.rint(np.log2(np.arange(1, MOST_FREQUENCY + 1)) * _COST_UNIT).astype(np.int64)
 
 
-def largest(rows: int, alphabets: Int64) -> int:
-    """The most bytes that `compress` makes of [rows, width] symbols with these alphabets."""
-    return (1 + rows * int(_widths(alphabets).sum()) + 7) // 8
-
-
 def compress(symbols: UInt8, alphabets: Int64, groups: Int64) -> bytes:
     """Symbols as bytes.
 
@@ -39,7 +34,7 @@ def compress(symbols: UInt8, alphabets: Int64, groups: Int64) -> bytes:
         groups: [width] columns with the same number share a table.
 
     Returns:
-        At most largest(n, alphabets) bytes, the same ones on every machine.
+        At least one byte, the first one from 128; the same ones on every machine.
     """
     header, coded = [_number(1, 1)], []
     for group in np.unique(groups) if len(symbols) else ():
@@ -55,10 +50,7 @@ def compress(symbols: UInt8, alphabets: Int64, groups: Int64) -> bytes:
             coded.append((members, used, frequencies(counts[used])))
         else:
             header += [_number(_PLAIN, 2), _plain(members, own)]
-    saved = to_bytes(np.concatenate(header)) + _state(coded)
-    if len(saved) < largest(len(symbols), alphabets):
-        return saved
-    return to_bytes(np.concatenate([_number(0, 1), _plain(symbols, alphabets)]))
+    return to_bytes(np.concatenate(header)) + _state(coded)
 
 
 def expand(payload: bytes, rows: int, alphabets: Int64, groups: Int64) -> UInt8:
@@ -71,28 +63,24 @@ def expand(payload: bytes, rows: int, alphabets: Int64, groups: Int64) -> UInt8:
         ValueError: bytes that `compress` never makes.
 
     Guarantees:
-        Memory and time are proportional to rows * width and to nothing that the payload says.
+        Memory and time are proportional to rows * width and to the payload's length, and to nothing that it says.
     """
-    if len(payload) > largest(rows, alphabets):
-        raise ValueError(f"payload has {len(payload)} bytes; at most {largest(rows, alphabets)} expected")
     reader = BitReader(payload)
-    symbols = np.zeros((rows, len(alphabets)), np.uint8)
     if reader.one(1) == 0:
-        _take_plain(reader, symbols, np.arange(len(alphabets)), alphabets)
-    else:
-        coded = []
-        for group in np.unique(groups):
-            columns = np.flatnonzero(groups == group)
-            alphabet, mode = int(alphabets[columns].max()), reader.one(2)
-            if mode == _PLAIN:
-                _take_plain(reader, symbols, columns, alphabets)
-            elif mode == _CONSTANT:
-                symbols[:, columns] = reader.one(bits_needed(alphabet))
-            elif mode == _CODED:
-                coded.append((columns, *_take_table(reader, alphabet, min(rows * len(columns), MOST_FREQUENCY))))
-            else:
-                raise ValueError(f"mode {mode} of a group is not known")
-        _take_state(reader.rest(), symbols, coded)
+        raise ValueError("these bytes begin with a bit that is 0")
+    symbols, coded = np.zeros((rows, len(alphabets)), np.uint8), []
+    for group in np.unique(groups) if rows else ():
+        columns = np.flatnonzero(groups == group)
+        alphabet, mode = int(alphabets[columns].max()), reader.one(2)
+        if mode == _PLAIN:
+            _take_plain(reader, symbols, columns, alphabets)
+        elif mode == _CONSTANT:
+            symbols[:, columns] = reader.one(bits_needed(alphabet))
+        elif mode == _CODED:
+            coded.append((columns, *_take_table(reader, alphabet, min(rows * len(columns), MOST_FREQUENCY))))
+        else:
+            raise ValueError(f"mode {mode} of a group is not known")
+    _take_state(reader.rest(), symbols, coded)
     # One comparison for all that is left to doubt: fillings, needless tables, other frequencies, another end.
     if (symbols >= alphabets).any() or compress(symbols, alphabets, groups) != payload:
         raise ValueError("these bytes are not what their symbols are compressed to")

@@ -12,7 +12,12 @@ from strategies.soft_labels import Float32, Int64, UInt8, floored
 
 @dataclass(frozen=True, slots=True)
 class Float32Codec:
-    """Round trip error: 0 above the floor of ln 1e-7."""
+    """Round trip error: 0 above the floor of ln 1e-7.
+
+    A receiver believes these bits as they are where the row sums to 1 within 1e-6. Rounding alone keeps it there; the
+    floored classes, 1e-7 each, may not: then the receiver subtracts the log of the sum, and a second trip changes
+    nothing above the floor.
+    """
 
     def alphabets(self, classes: int) -> Int64:
         return np.full(4 * classes, 256)

@@ -69,8 +69,9 @@ class TopK:
         if (ids >= classes).any() or (np.diff(ids, axis=1) <= 0).any():
             raise ValueError(f"the class numbers of a row must be ascending, different and below {classes}")
         logs = floats(symbols[:, of_ids:], "<f2")
-        tail = floored(logs[:, -1:] - np.float32(math.log(classes - self.k)))
-        values = np.repeat(tail, classes, axis=1)
+        tail = logs[:, -1:] - np.float32(math.log(classes - self.k))
+        # -inf is no mass that an encoder writes: it is left for the caller to refuse.
+        values = np.repeat(np.where(np.isneginf(tail), tail, floored(tail)), classes, axis=1)
         np.put_along_axis(values, ids, logs[:, :-1], axis=1)
         return values
 

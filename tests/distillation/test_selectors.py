@@ -16,7 +16,6 @@ from distillation.selectors import SELECTORS, build_selector, selector_features
 from distillation.selectors.certainty import Certainty, direction, fit_weights
 from distillation.selectors.features import penultimate, reduced
 from distillation.selectors.kmeans_ratio import centroids, distance_ratios
-from distillation.selectors.kulsif import fit_ratio, kernel, median_distance, ratios
 from distillation.selectors.selector import above_quantile, hold_out, relative_scores
 
 # selector: the published defaults that a test pins, settings that refuse rows, does features -> features + 5 matter
@@ -55,47 +54,6 @@ def test_every_selector_has_a_row():
 def test_defaults_are_the_published_ones(name):
     for key, value in ROWS[name][0].items():
         assert getattr(build_selector(name, {}), key) == value
-
-
-def test_kulsif_is_the_worked_example_and_multiplying_instead_of_solving_is_not():
-    local, points = np.array([[0.0], [0.5]]), np.array([[-1.0], [0.0], [1.0], [2.0]])
-    weights = fit_ratio(local, points, 1.0, 0.5)
-    np.testing.assert_allclose(weights, [-0.1900, -0.5111, -0.3735, -0.0541], atol=1e-4)
-    asked = np.array([[0.0], [0.25], [1.5]])
-    np.testing.assert_allclose(ratios(asked, local, points, weights, 1.0, 0.5), [1.0223, 1.0624, 0.3796], atol=1e-4)
-    # The authors' code: (K/4 + I/2) times the right-hand side.
-    matrix = kernel(points, points, 1.0) / 4 + 0.5 * np.eye(4)
-    wrong = matrix @ (-kernel(points, local, 1.0).sum(axis=1) / (4 * 2 * 0.5))
-    np.testing.assert_allclose(ratios(asked[2:], local, points, wrong, 1.0, 0.5), [0.3019], atol=1e-4)
-
-
-@given(seed=st.integers(0, 10**6), ridge=st.sampled_from([1e-6, 1e-3, 0.06, 1.0]), copies=st.integers(1, 4))
-@settings(max_examples=20)
-def test_kulsif_solves_its_system(seed, ridge, copies):
-    draw = rng(seed)
-    points, local = np.repeat(draw.normal(size=(20, 3)), copies, axis=0), draw.normal(size=(7, 3))
-    weights = fit_ratio(local, points, 1.3, ridge)
-    right = -kernel(points, local, 1.3).sum(axis=1) / (len(points) * 7 * ridge)
-    residual = (kernel(points, points, 1.3) / len(points) + ridge * np.eye(len(points))) @ weights - right
-    assert np.linalg.norm(residual) < 1e-8 * max(1.0, np.linalg.norm(right))
-
-
-def test_kulsif_is_the_plain_sum_over_points_also_across_blocks():
-    draw = rng(3)
-    local, points, asked = (draw.normal(size=(count, 2)) for count in (4, 3, 2005))
-    weights = fit_ratio(local, points, 0.8, 0.1)
-    found = ratios(asked, local, points, weights, 0.8, 0.1)
-    for row in (0, 1999, 2000, 2004):
-        near = [np.exp(-sum((asked[row] - other) ** 2) / (2 * 0.8**2)) for other in (*points, *local)]
-        plain = sum(a * k for a, k in zip(weights, near[:3], strict=True)) + sum(near[3:]) / (4 * 0.1)
-        assert found[row] == pytest.approx(max(plain, 0.0), abs=1e-10)
-
-
-def test_the_width_is_the_median_distance():
-    # Distances between 0, 1 and 4 are 1, 3 and 4.
-    assert median_distance(np.array([[0.0], [1.0], [4.0]]), rng()) == pytest.approx(3.0)
-    assert median_distance(np.zeros((5, 2)), rng()) == 1.0
-    assert median_distance(np.zeros((1, 2)), rng()) == 1.0
 
 
 def test_the_kmeans_ratio_is_the_worked_example():

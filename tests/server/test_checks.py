@@ -14,9 +14,9 @@ from server.checks import Believed, Failure, check_answer
 from strategies.codecs import link_named
 from strategies.envelope import REASONS
 from strategies.messages import ClientReport, Refusal, RoundPlan
-from strategies.soft_labels import SoftLabels
+from strategies.soft_labels import LOG_FLOOR, SoftLabels
 from strategies.tables import Table
-from strategies.wire import believe_symbols, encode_plan, encode_refusal, encode_report, vote_symbols
+from strategies.wire import NO_RUN, believe_symbols, encode_plan, encode_refusal, encode_report, vote_symbols
 
 ROWS = np.array([0, 5, 300])
 PLAN = RoundPlan("ab" * 16, 2, "a1" * 32, "b2" * 32, 3, ROWS)
@@ -67,6 +67,11 @@ def logits(body):
     body[-36:] = np.array([5.0, -3.0, 1.0] * 3, "<f4").tobytes()
 
 
+def certain(most):
+    """A row of float32 that is all but sure of its first class."""
+    return np.array([most, LOG_FLOOR, LOG_FLOOR], "<f4").tobytes()
+
+
 def moved(rows):
     return SoftLabels(rows, SOFT.log_probs)
 
@@ -86,8 +91,17 @@ REPLIES = {
         field(FLAGS, b"\x80"),
         (field(-1, b"\xff", other(uplink="quantised:1")), dataclasses.replace(PLAN, uplink="quantised:1")),
     ],
-    "wrong_run": [other(run="cd" * 16)],
-    "wrong_round": [other(round_=1), encode_refusal(Refusal("site-1", 1, "no_policy"), PLAN.run)],
+    "wrong_run": [
+        other(run="cd" * 16),
+        encode_refusal(Refusal("site-1", 2, "need_key"), "cd" * 16),
+        encode_refusal(Refusal("site-1", 0, "unreadable_plan"), "cd" * 16),
+        encode_refusal(Refusal("site-1", 2, "need_key"), NO_RUN),  # who needs a key has read the plan
+    ],
+    "wrong_round": [
+        other(round_=1),
+        encode_refusal(Refusal("site-1", 1, "no_policy"), PLAN.run),
+        encode_refusal(Refusal("site-1", 1, "bad_teacher"), PLAN.run),
+    ],
     "wrong_client": [other(client="site-2"), encode_refusal(Refusal("site-2", 2, "no_policy"), PLAN.run)],
     "proxy_hash": [other(proxy_sha256="00" * 32)],
     "class_list": [other(classes_sha256="00" * 32)],
@@ -117,15 +131,29 @@ REPLIES = {
         (other(extras={"scores": EXTRAS["scores"]}), ALL_PLAN),
         (other(extras={"counts": EXTRAS["counts"]}), ALL_PLAN),
         *((field(-4, struct.pack("<f", value), other(extras=EXTRAS)), ALL_PLAN) for value in (np.nan, np.inf, -1.0)),
+        (field(-4, struct.pack("<I", 0x7FA00000), other(extras=EXTRAS)), ALL_PLAN),  # a signalling NaN
     ],
-    "non_finite": [cell(np.nan), cell(np.inf), cell(-np.inf)],
-    "not_simplex": [cell(0.5), resealed(doubled), resealed(logits)],
+    "non_finite": [
+        *(cell(value) for value in (np.nan, np.inf, -np.inf)),
+        (field(-2, struct.pack("<e", -np.inf), other(uplink="top-k:2")), dataclasses.replace(PLAN, uplink="top-k:2")),
+    ],
+    # e^.0005 = 1.0005 is a sum that rounding would explain, and a probability that nothing does
+    "not_simplex": [
+        cell(0.5),
+        resealed(doubled),
+        resealed(logits),
+        field(-12, certain(5e-4)),
+        field(-12, certain(2e-6)),
+    ],
     "weight": [field(WEIGHT, struct.pack("<f", value)) for value in (np.nan, -1.0, 1e9, 0.0)],
     "refused_too_many_rows": [encode_refusal(Refusal("site-1", 2, "too_many_rows"), PLAN.run)],
     "refused_need_key": [encode_refusal(Refusal("site-1", 2, "need_key"), PLAN.run)],
     # Who could not read the plan names no round.
-    "refused_unreadable_plan": [encode_refusal(Refusal("site-1", 0, "unreadable_plan"), "0" * 32)],
-    "refused_wrong_classes": [encode_refusal(Refusal("site-1", 0, "wrong_classes"), "0" * 32)],
+    "refused_unreadable_plan": [encode_refusal(Refusal("site-1", 0, "unreadable_plan"), NO_RUN)],
+    "refused_wrong_classes": [
+        encode_refusal(Refusal("site-1", 0, "wrong_classes"), NO_RUN),
+        encode_refusal(Refusal("site-1", 2, "wrong_classes"), PLAN.run),
+    ],
 }
 CASES = [
     (reason, *((*told, None, None)[:3] if isinstance(told, tuple) else (told, None, None)))
@@ -172,6 +200,25 @@ def test_a_difference_is_believed_against_exactly_what_was_heard():
     assert difference.tobytes() != believed.symbols.tobytes()
     # Who has forgotten what it sent sends everything, and is believed, too.
     assert check_answer("site-1", other(uplink=DELTA, have=1), DELTA_PLAN, HEARD).key
+
+
+def test_a_vote_that_is_shorter_than_its_difference_is_believed_and_nothing_is_forgotten():
+    rows = np.arange(0, 300, 3)
+    alike = SoftLabels.from_logits(rows, np.tile([3.0, 0.0, 0.0], (100, 1)))
+    heard = Table.empty(301, 1).changed(1, rows, np.arange(100, dtype=np.uint8)[:, None] % 3)
+    plan = dataclasses.replace(DELTA_PLAN, ask_rows=rows)
+    believed = check_answer("site-1", other(alike, ask_rows=rows, uplink=DELTA, have=1, sent=heard), plan, heard)
+    assert (believed.key, believed.symbols.any()) == (False, False)
+    # It names what it could have been a difference to, and that must be what was heard all the same.
+    wrong = heard.changed(1, rows[:1], np.array([[2]], np.uint8))
+    assert (
+        check_answer("site-1", other(alike, ask_rows=rows, uplink=DELTA, have=1, sent=heard), plan, wrong).reason
+        == "base"
+    )
+
+
+def test_rounding_above_0_is_believed():
+    assert isinstance(check_answer("site-1", field(-12, certain(1e-7)), PLAN), Believed)
 
 
 def test_every_reason_has_a_reply_here():

@@ -11,16 +11,25 @@ from hypothesis import strategies as st
 from client.memory import Memory
 from client.teaching import empty_table, teacher_of
 from privacy.policy import PolicyError
-from server.checks import Failure
+from server.checks import Failure, check_answer
 from server.exchange import Exchange
 from server.links import Links, News
 from server.rounds import QuorumError, Reply, run_rounds
 from server.standing import Standing
 from strategies.aggregators.mean import Mean
 from strategies.codecs import link_named
-from strategies.messages import ClientReport, Refusal
+from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.soft_labels import SoftLabels
-from strategies.wire import believe_symbols, decode_plan, encode_refusal, encode_report, plan_round, vote_symbols
+from strategies.tables import Table
+from strategies.wire import (
+    believe_symbols,
+    decode_answer,
+    decode_plan,
+    encode_refusal,
+    encode_report,
+    plan_round,
+    vote_symbols,
+)
 
 TOTAL, CLASSES = 14, 4
 CLIENTS = ["c0", "c1", "c2", "c3"]
@@ -148,10 +157,18 @@ class World:
             yield Reply(client, answer)
 
     def keep(self, report, ballot):
-        """What the coordinator believes is what the site meant."""
-        said = through_a_codec(self.sites[report.client].said[report.round], self.exchange.uplink)
-        assert report.soft_labels.rows.tolist() == said.rows.tolist()
-        assert report.soft_labels.log_probs.tobytes() == said.log_probs.tobytes()
+        """What the coordinator believes is what the site meant, in this round or in an earlier one."""
+        said = [(round_, through_a_codec(votes, self.exchange.uplink)) for round_, votes in self._said(report)]
+        meant = {(row, round_): label for round_, votes in said for row, label in _labels(votes)}
+        for row, label in _labels(report.soft_labels):
+            new = (row, ballot.round) in meant
+            assert label in [
+                told for (of, round_), told in meant.items() if of == row and new == (round_ == ballot.round)
+            ]
+
+    def _said(self, report):
+        said = self.sites[report.client].said
+        return [(round_, votes) for round_, votes in said.items() if round_ <= report.round]
 
     def rounds(self, count, resumes, crashes):
         """Run; before `resumes` the coordinator is read from its checkpoint, rounds after `crashes` run twice."""
@@ -185,6 +202,10 @@ class World:
     def _unknown(self):
         for site in self.sites.values():
             site.whole = False
+
+
+def _labels(votes):
+    return zip(votes.rows.tolist(), (label.tobytes() for label in votes.log_probs), strict=True)
 
 
 def settings_of(**changed):
@@ -274,6 +295,29 @@ def test_only_rows_whose_symbols_change_travel_again():
     # a label whose symbols are those of a row that was never sent is news all the same
     zeros = SoftLabels.from_logits(np.array([13]), -sure[13:] * 0 + [3.0, 0, 0, 0])
     assert links.published(4, zeros, spec).sync("a", zeros.rows).changed.tolist() == [3, 5, 10, 11, 13]
+
+
+def test_a_vote_that_travels_itself_lets_neither_end_forget_the_other_rows():
+    spec, total = "quantised:1+delta+entropy", 400
+    noise = np.random.default_rng(5).normal(size=(200, CLASSES))
+    alike = np.tile([3.0, 0.0, 0.0, 0.0], (200, 1))
+    held, sent, literal = None, None, []
+    # Rounds 1 and 4 vote on the upper half; 2 and 3 on the lower one, at first as noise and then all for one class.
+    for round_, at, logits in ((1, 200, noise), (2, 0, noise[::-1]), (3, 0, alike), (4, 200, noise)):
+        rows = np.arange(at, at + 200)
+        votes, have = SoftLabels.from_logits(rows, logits), round_ - 1
+        plan = RoundPlan("ab" * 16, round_, "a1" * 32, "b2" * 32, CLASSES, rows, uplink=spec, have=have)
+        answer = encode_report(ClientReport("a", round_, votes), plan, sent)
+        believed, news = check_answer("a", answer, plan, held), News()
+        assert (believed.key, believed.symbols.tobytes()) == (round_ == 1, vote_symbols(votes, spec).tobytes())
+        news.answered(plan, believed, held, total)
+        held = news.heard["a"]
+        sent = (sent or Table.empty(total, 1)).changed(round_, rows, believed.symbols)
+        assert (held.round, held.symbols.tobytes()) == (sent.round, sent.symbols.tobytes())
+        literal.append(decode_answer(answer).literal)
+    assert literal == [False, False, True, False]
+    # What both ends still know of the upper half leaves nothing to say: "all 0" in five bits.
+    assert len(decode_answer(answer).payload) == 1
 
 
 def test_who_is_lost_is_told_everything_and_nothing_of_it_is_referred_to():

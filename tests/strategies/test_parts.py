@@ -50,6 +50,18 @@ class Sharper:
         return np.full(len(report.soft_labels.rows), 0.5)
 
 
+@dataclass(frozen=True)
+class Failing:
+    how: str
+
+    def __post_init__(self):
+        raise {"runtime": RuntimeError("no\\nlicence"), "value": ValueError("how is wrong"), "bare": ValueError(),
+               "key": KeyError("how"), "type": TypeError("no len()")}[self.how]
+
+    def aggregate(self, state, ballot, reports):
+        raise NotImplementedError
+
+
 class Silent:
     pass
 
@@ -254,6 +266,28 @@ def test_a_module_in_the_working_directory_or_the_told_folder_is_found(tmp_path,
 def test_what_is_wrong_with_a_rule_from_outside_is_said(plug_in, name, settings, error, says):
     with pytest.raises(error, match=says):
         build_aggregator(name, settings)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("runtime", "RuntimeError: no licence"),
+        ("value", "ValueError: how is wrong"),
+        ("bare", "ValueError:"),
+        ("key", "KeyError: 'how'"),
+        ("type", "TypeError: no len()"),
+    ],
+)
+def test_a_rule_from_outside_that_fails_when_it_is_made_is_one_sentence(plug_in, how, told):
+    said = f"aggregator 'their_rules:Failing' cannot be made ({told}): change its settings or its code"
+    alone = ("their_rules:Failing", {"how": how})
+    around = ("median", {"weight": {"name": "their_rules:Sharper", "power": 1}, "then": "era"})
+    within = ("expguard", {"base": {"name": "their_rules:Failing", "how": how}})
+    assert build_aggregator(*around)
+    for name, settings in (alone, within):
+        with pytest.raises(ValueError, match="cannot be made") as refused:
+            build_aggregator(name, settings)
+        assert str(refused.value) == said
 
 
 def reports(*votes):

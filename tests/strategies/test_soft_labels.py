@@ -30,6 +30,16 @@ def test_soft_labels_of_any_finite_logits_are_distributions(logits):
     assert (soft.log_probs.argmax(1) == logits.astype(np.float32).argmax(1)).all() or np.ptp(logits) > 0
 
 
+@pytest.mark.parametrize(("most", "dtype"), [(3e38, np.float32), (3e38, np.float64), (1.7e308, np.float64)])
+def test_logits_of_any_finite_size_are_distributions(most, dtype):
+    logits = np.array([[most, -most, 0.0], [-most, -most, -most]], dtype)
+    soft = SoftLabels.from_logits(np.arange(2), logits)
+    least = np.finfo(np.float32).min  # further apart than that is as far apart as float32 can say
+    assert soft.log_probs[0].tolist() == [0.0, least, np.float32(max(-most, float(least)))]
+    np.testing.assert_allclose(soft.log_probs[1], np.log(1 / 3), rtol=1e-6)
+    assert np.isfinite(log_softmax(logits)).all()
+
+
 def half(n=2):
     return np.full((n, 2), np.log(0.5), np.float32)
 

@@ -4,11 +4,11 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from strategies.codecs import link_named
-from strategies.envelope import REASONS, WireError
+from strategies.envelope import REASONS, Reader, WireError, name_field
 from strategies.messages import (
     REFUSALS,
     ClientReport,
@@ -17,9 +17,11 @@ from strategies.messages import (
     Sync,
 )
 from strategies.selection import drawn
+from strategies.soft_labels import LOG_FLOOR, SoftLabels, floored
 from strategies.tables import Table
 from strategies.wire import (
     RawReport,
+    answer_run,
     believe_symbols,
     decode_answer,
     decode_plan,
@@ -95,6 +97,20 @@ def test_rows_that_are_a_draw_travel_as_one():
     assert len(encode_plan(plain)) - len(encode_plan(told)) == (209 - 21) + (109 - 46)
 
 
+def test_changed_rows_that_are_a_draw_travel_as_one():
+    draw, spec = Draw(8, 1000, 0, 200), "quantised:1+delta+entropy"
+    rows = drawn(draw)
+    symbols, sizes = vote_symbols(soft(rows), spec), {}
+    for name, changed in (("all", rows), ("half", rows[::2]), ("none", rows[:0])):
+        sync = Sync(0, rows, b"8 bytes!", changed, symbols[np.isin(rows, changed)])
+        told = plan(sync=sync, downlink=spec, teacher_draw=draw)
+        got = decoded(encode_plan(told))
+        assert (got.sync.changed.tolist(), got.teacher_draw) == (changed.tolist(), draw)
+        sizes[name] = len(encode_plan(told)) - len(link_named(spec).encode(sync.symbols, 3))
+    # 21 bytes for the draw; 25 more for which half of it; 10 for no gaps at all.
+    assert (sizes["half"] - sizes["all"], sizes["all"] - sizes["none"]) == (25, 11)
+
+
 def test_class_tables_name_classes_and_no_proxy_rows():
     sent = plan([0, 1, 2], (soft([0, 2]),), subject="classes")
     got = decode_plan(encode_plan(sent), 1, 3)  # one proxy row, three classes
@@ -154,13 +170,64 @@ def test_a_difference_and_what_it_refers_to_give_the_vote(voted, have):
     assert got.base == (5 if have == 5 else 0)  # a difference only to what the coordinator says that it has
     if got.base:
         assert got.base_digest == sent.digest(now.rows)
+    if got.base and not got.literal:
         symbols = link_named(spec).apply(symbols, sent.symbols[now.rows], 3)
     assert symbols.tobytes() == vote_symbols(now, spec).tobytes()
 
 
+@pytest.mark.parametrize("spec", ["quantised:1+delta+entropy", "quantised:3+delta+entropy", "float16+delta+entropy"])
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])  # share of the rows that vote as before
+@pytest.mark.parametrize("sure", [0.0, 0.9, 1.0])  # share of the rows that all vote for class 0
+def test_the_shorter_of_the_vote_and_the_difference_travels(spec, alike, sure):
+    rng, rows = np.random.default_rng(3), np.arange(200)
+    logits = rng.normal(size=(200, 3))
+    logits[: int(200 * sure)] = [3.0, 0.0, 0.0]
+    before = np.where(rng.random((200, 1)) < alike, logits, rng.normal(size=(200, 3)))
+    now, then = (vote_symbols(SoftLabels.from_logits(rows, some), spec) for some in (logits, before))
+    sent, told = Table.empty(200, now.shape[1]).changed(1, rows, then), plan(rows, uplink=spec, have=1)
+    got = decode_answer(encode_report(ClientReport("a", 2, SoftLabels.from_logits(rows, logits)), told, sent))
+    link = link_named(spec)
+    whole, changes = link.encode(now, 3), link.encode_difference(now, then, 3)
+    assert got.payload == (changes if len(changes) <= len(whole) else whole)
+    assert (got.base, got.base_digest, got.literal) == (1, sent.digest(rows), len(changes) > len(whole))
+    symbols = decode_symbols(spec, got.payload, 200, 3)
+    assert (symbols if got.literal else link.apply(symbols, then, 3)).tobytes() == now.tobytes()
+
+
 @pytest.mark.parametrize("code", REFUSALS)
 def test_a_refusal_comes_back_as_it_was(code):
-    assert decode_answer(encode_refusal(Refusal("site", 4, code), RUN)) == Refusal("site", 4, code)
+    blob = encode_refusal(Refusal("site", 4, code), RUN)
+    assert (decode_answer(blob), answer_run(blob)) == (Refusal("site", 4, code), RUN)
+
+
+def test_the_run_of_a_report_is_where_that_of_a_refusal_is():
+    assert answer_run(encode_report(VOTES, plan())) == decode_answer(encode_report(VOTES, plan())).run == RUN
+
+
+@given(st.text(max_size=300))
+@example("a\tb")
+@example("\ud800")
+def test_a_name_that_cannot_be_read_back_is_not_written(text):
+    if text.isprintable() and 1 <= len(text.encode()) <= 255:
+        assert Reader(name_field(text)).name() == text
+    else:
+        with pytest.raises(ValueError, match="must be printable and have 1 to 255 bytes of UTF-8"):
+            name_field(text)
+
+
+@given(classes=st.integers(2, 300), scale=st.sampled_from([0.1, 1.0, 50.0]), seed=st.integers(0, 10**6))
+def test_float32_is_exact_and_a_second_trip_changes_nothing_above_the_floor(classes, scale, seed):
+    def trip(labels):
+        return believe_symbols(labels.rows, vote_symbols(labels, "float32"), "float32", classes)
+
+    first = SoftLabels.from_logits(ROWS, np.random.default_rng(seed).normal(scale=scale, size=(3, classes)))
+    came = trip(first)
+    above = (first.log_probs >= LOG_FLOOR).sum(axis=1)
+    exact = classes - above <= 5
+    assert came.log_probs[exact].tobytes() == floored(first.log_probs)[exact].tobytes()
+    # Each floored class lifts the sum by 1e-7; the row is shifted by the log of that sum.
+    np.testing.assert_allclose(came.log_probs, floored(first.log_probs), rtol=0, atol=classes * 1e-7 + 2e-6)
+    assert trip(came).log_probs.tobytes() == floored(came.log_probs).tobytes()
 
 
 def test_bytes_are_the_stated_layout():

@@ -99,7 +99,8 @@ def test_a_plan_for_another_number_of_classes_is_refused_only_where_that_number_
     [
         (44, struct.pack("<I", 1), "shape"),  # classes
         (48, b"\0site-1", "malformed"),  # an empty name
-        (59, b"\x08", "malformed"),  # an unknown flag
+        (59, b"\x10", "malformed"),  # an unknown flag
+        (59, b"\x08", "malformed"),  # no difference, and nothing that it could have been one to
         (-40, struct.pack("<I", 2**31), "truncated"),  # the length of the payload
     ],
 )
