@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy.policy import Policy
 
@@ -59,7 +59,7 @@ class PartSection(BaseModel):
 
 
 class SelectorSection(PartSection):
-    """On which proxy rows this site votes."""
+    """On which proxy rows this site is competent, and how far: who may hear of it, its policy says."""
 
     # What it looks at: the inputs themselves, or the site's model's last hidden layer.
     on: Literal["inputs", "model"] = "inputs"
@@ -71,8 +71,8 @@ class PolicySection(Section):
     proxy_sha256: list[str]
     max_rows_per_round: Annotated[int, Field(ge=1)]
     max_answers: Annotated[int, Field(ge=1)]
-    # What else may leave: "scores", "counts", "class-tables".
-    release: list[Literal["scores", "counts", "class-tables"]] = []
+    # What else may leave, see privacy.policy.RELEASES: "abstentions", "scores", "counts", "class-tables".
+    release: list[Literal["abstentions", "scores", "counts", "class-tables"]] = []
 
 
 class SiteConfig(Section):
@@ -101,6 +101,21 @@ class SiteConfig(Section):
     selector: SelectorSection | None = None
     policy: PolicySection | None = None
 
+    @model_validator(mode="after")
+    def _check_selector(self) -> SiteConfig:
+        if self.selector and self.policy and not {"abstentions", "scores"} & set(self.policy.release):
+            raise ValueError(
+                f"policy.release={self.policy.release} lets nothing leave of what [selector] finds: add "
+                '"abstentions" to vote on the rows that it keeps only, which shows the coordinator which rows those '
+                'are, or "scores" to vote on all asked rows with a score each, or take [selector] out'
+            )
+        return self
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the rows that its selector does not keep get no vote; else the selector only makes scores."""
+        return self.policy is not None and "abstentions" in self.policy.release
+
     def limits(self) -> Policy | None:
         """The policy as the checks take it; None where the owner has written none."""
         if self.policy is None:
@@ -122,7 +137,8 @@ def load_site(path: Path) -> SiteConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SiteConfigError(f"{path} is no TOML: {error}") from error
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        found = ((".".join(map(str, p["loc"])), p["msg"].removeprefix("Value error, ")) for p in error.errors())
+        problems = (": ".join(filter(None, said)) for said in found)
         raise SiteConfigError(f"{path}: {'; '.join(problems)}") from None
 
 

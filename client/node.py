@@ -1,4 +1,4 @@
-"""One site's answer to one plan. The only place that orders check -> distil -> fit -> predict -> release."""
+"""One site's answer to one plan. The only place that orders check -> count -> distil -> fit -> predict -> release."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
 from client.memory import Memory
-from client.state import SiteState, StateStore
+from client.state import SiteState, StateError, StateStore
 from client.teaching import empty_table, teacher_of
 from distillation.data import Proxy, Samples, load_proxy
 from distillation.learner import Diverged, TorchLearner, Training
@@ -28,10 +29,11 @@ from strategies.envelope import WireError
 from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
-from strategies.wire import decode_plan, encode_refusal, encode_report, vote_symbols
+from strategies.tables import Table
+from strategies.wire import NO_RUN, decode_plan, encode_refusal, encode_report, vote_symbols
 
 log = logging.getLogger("consilium.node")
-_NO_RUN = "0" * 32
+_Taught = tuple[SoftLabels | None, Table | None]
 # What is wrong with a plan that cannot be read, as a refusal's code; anything else is unreadable.
 _UNREADABLE = {
     "non_finite": "bad_teacher",
@@ -95,13 +97,16 @@ class Node:
         Guarantees:
             Never raises for what a coordinator sends. The last answered plan, sent again, gets the same bytes. A
             failure leaves the model as it was. Nothing but a code from a fixed list leaves in a refusal.
+            A plan is counted on disk before a private row is touched, however it then ends, and no more plans are
+            counted than the policy allows answers. The plan that was counted last is not counted again: if it failed,
+            it gets the same code; if the process died or the disk refused, the same training, from the same model.
         """
         try:
             plan = decode_plan(blob, len(self._proxy.samples), len(self._proxy.classes))
         except WireError as error:
             log.warning("plan refused: %s", error)
             code = _UNREADABLE.get(error.reason, "unreadable_plan")
-            return encode_refusal(Refusal(self.name, 0, code), _NO_RUN)
+            return encode_refusal(Refusal(self.name, 0, code), NO_RUN)
         try:
             return self._answer(plan, hashlib.sha256(blob).hexdigest())
         except PolicyError as error:
@@ -122,41 +127,66 @@ class Node:
         if self._unsure:
             self._recall()
         last = self._last
-        answered = last.answered if last is not None else 0
-        self._check(plan, answered if last is None or last.plan_sha256 != plan_sha256 else answered - 1)
-        if last is not None and last.run == plan.run:
+        counted = plan_sha256 in (last.plan_sha256, last.counted_sha256)
+        self._check(plan, last.counted - counted)
+        if last.run == plan.run:
             if last.round > plan.round:
                 raise PolicyError("stale_round", f"round {plan.round} after round {last.round} was answered")
             if last.round == plan.round and last.plan_sha256 != plan_sha256:
                 raise PolicyError("conflicting_plan", f"a second, different plan for round {plan.round}")
             if last.round == plan.round:
                 return last.answer
+        if counted and last.failed:
+            raise PolicyError(last.failed, "this very plan ended so before, and is not tried again")
+        first = last.run != plan.run
+        memory = Memory() if first else Memory.of_tensors(last.memory)
+        # Whether a difference fits takes no private row to see. To choose among several teachers takes this site's own
+        # votes, and so comes after the count.
+        taught = self._taught(plan, memory) if len(plan.teachers) <= 1 else None
         try:
-            memory = Memory.of_tensors(last.memory) if last is not None and last.run == plan.run else None
-            if memory is None:
+            if not counted:
+                self._keep(counted=last.counted + 1, counted_sha256=plan_sha256, failed="")
+            if first:
                 self._begin()
-            report, memory = self._vote(plan, memory or Memory(), first=memory is None)
+            report, memory = self._vote(plan, memory, taught, first=first)
             symbols = vote_symbols(report.soft_labels, plan.uplink)
             answer = encode_report(report, plan, memory.sent, symbols)
             memory = self._sent(plan, report.soft_labels.rows, symbols, memory)
-            state = SiteState(
-                plan.run,
-                plan.round,
-                plan_sha256,
-                answered + 1,
-                answer,
-                self._learner.state(),
-                memory.tensors(),
+            self._keep(
+                run=plan.run,
+                round=plan.round,
+                plan_sha256=plan_sha256,
+                answer=answer,
+                learner=self._learner.state(),
+                memory=memory.tensors(),
             )
-            self._store.save(state, after=answered)
-        except BaseException:
+        except BaseException as error:
             self._unsure = True  # half-trained; if even the disk fails now, the next answer begins by reading it
             with suppress(Exception):
                 self._recall()
+                self._close(plan_sha256, error)
             raise
+        return answer
+
+    def _keep(self, **changed: Any) -> None:
+        """Save the state with these fields changed; without `learner` the model is that of the last answer."""
+        last = self._last
+        # Before the first answer there is no model to keep, and the owner may still name another.
+        changed.setdefault("learner", self._learner.state() if last.plan_sha256 else {})
+        state = replace(last, revision=last.revision + 1, **changed)
+        self._store.save(state, after=last.revision)
         # The weights are in the learner and on disk; a third copy would only cost memory.
         self._last = replace(state, learner={})
-        return answer
+
+    def _close(self, plan_sha256: str, error: BaseException) -> None:
+        """Write down how a counted plan failed, so that it trains only once.
+
+        What the plan has no part in leaves it open: the process ends, the disk refuses, another process was here.
+        """
+        last = self._last
+        is_open = last.counted_sha256 == plan_sha256 != last.plan_sha256 and not last.failed
+        if is_open and isinstance(error, Exception) and not isinstance(error, OSError | StateError):
+            self._keep(failed="diverged" if isinstance(error, Diverged) else "internal_error")
 
     def preview(self) -> tuple[Selection, TorchLearner]:
         """A fresh model after one local training, and where its selector would vote: nothing is stored or sent.
@@ -198,10 +228,15 @@ class Node:
         if training.warmup_epochs:
             self._learner.fit(training.warmup_epochs, self.rng("warm-up", 0))
 
-    def _vote(self, plan: RoundPlan, memory: Memory, *, first: bool) -> tuple[ClientReport, Memory]:
-        """Train, then vote where this site is competent."""
+    def _taught(self, plan: RoundPlan, memory: Memory) -> _Taught:
+        return teacher_of(plan, memory.told, len(self._proxy.samples), self._learner.predict)
+
+    def _vote(
+        self, plan: RoundPlan, memory: Memory, taught: _Taught | None, *, first: bool
+    ) -> tuple[ClientReport, Memory]:
+        """Train, then vote: on all asked rows, or where this site is competent if its owner lets that be seen."""
         # A site that is to choose among teachers goes by its last model, also if it begins anew after that.
-        teacher, told = teacher_of(plan, memory.told, len(self._proxy.samples), self._learner.predict)
+        teacher, told = taught or self._taught(plan, memory)
         if self._config.training.restart and not first:
             self._begin()
         self._train(plan, teacher)
@@ -213,7 +248,9 @@ class Node:
         if competence is None and section is not None:  # once a run, after the first fit
             competence = self._competence(section, self._learner)
             memory = replace(memory, competence=competence)
-        rows = plan.ask_rows if competence is None else plan.ask_rows[competence.kept[plan.ask_rows]]
+        rows = plan.ask_rows
+        if competence is not None and self._config.abstains:
+            rows = rows[competence.kept[rows]]
         scores = competence.scores[rows] if competence is not None and "scores" in plan.wants else None
         votes = self._learner.predict(rows)
         return ClientReport(self.name, plan.round, votes, scores=scores, counts=counts), memory
@@ -289,10 +326,9 @@ class Node:
             device_named(config.device),
         )
 
-    def _remembered(self) -> tuple[TorchLearner, SiteState | None]:
+    def _remembered(self) -> tuple[TorchLearner, SiteState]:
         """The model as the last answer left it, or a fresh one."""
-        learner, state = self.fresh(), self._store.load()
-        if state is None:
-            return learner, None
-        learner.restore(state.learner)
+        learner, state = self.fresh(), self._store.load() or SiteState()
+        if state.plan_sha256:
+            learner.restore(state.learner)
         return learner, replace(state, learner={})

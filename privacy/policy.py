@@ -21,8 +21,8 @@ class Policy:
     Attributes:
         proxy_sha256: the public sets whose rows it votes on.
         max_rows_per_round: votes in one answer.
-        max_answers: answers to different plans, over all runs.
-        release: what else may leave, beside votes and abstentions: of RELEASES.
+        max_answers: different plans that private rows are touched for, over all runs; one that fails counts as well.
+        release: what else may leave, beside one vote on every asked row: of RELEASES.
     """
 
     proxy_sha256: tuple[str, ...]
@@ -31,14 +31,20 @@ class Policy:
     release: tuple[str, ...] = ()
 
 
-# What a coordinator may ask beside votes; each is a statistic of private rows.
-RELEASES = ("scores", "counts", "class-tables")
+# What may leave beside votes; each is a statistic of private rows.
+RELEASES = (
+    "abstentions",  # which asked rows the site's selector leaves out; without it the site votes on all of them
+    "scores",  # how competent its selector finds it on each row that it votes on
+    "counts",  # how many private rows of each class there are
+    "class-tables",  # the model's mean outputs on the private rows of each class, and so which classes there are
+)
 
 
 def check(policy: Policy | None, proxy_sha256: str, rows: int, answered: int, releases: Collection[str] = ()) -> None:
     """Return if the policy allows one more answer with `rows` votes after `answered` ones; no policy allows nothing.
 
     Args:
+        answered: plans counted so far, the failed ones among them.
         releases: what the plan asks beside votes.
 
     Raises:

@@ -51,8 +51,12 @@ def build_part(kind: str, known: Mapping[str, type], name: str, settings: Mappin
             raise ValueError(f"{kind} {name!r} needs the setting {key!r}")
     try:
         return part(**values)
-    except TypeError as error:  # a class from outside that is no dataclass
-        raise ValueError(f"{kind} {name!r} cannot be made ({error}): make it a frozen dataclass") from None
+    except Exception as error:  # of a class from outside somebody else's code runs when it is made
+        if name in known and isinstance(error, ValueError):
+            raise  # one sentence already
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        way_out = "change its settings or its code" if is_dataclass(part) else "make it a frozen dataclass"
+        raise ValueError(f"{kind} {name!r} cannot be made ({told}): {way_out}") from None
 
 
 def part_class(kind: str, known: Mapping[str, type], name: str) -> type:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What every method here works with unless its preset says why not: see Preset.refuses.
+# What every method here works with unless its preset says why not: see Preset.refuses. The first three are
+# seen in a configuration, which is then refused. Who joins late is not known before it happens: there the sentence is
+# for people, and the newcomer is not asked.
 CAPABILITIES = ("partial participation", "async", "different models", "late joiners")
 
 
@@ -131,7 +133,10 @@ PRESETS: dict[str, Preset] = {
         client={"local_epochs": 100},
         student={"distil_epochs": 100},
         differs="one model a client instead of two committees of five",
-        refuses={"async": "there is no later round in which a late vote could count"},
+        refuses={
+            "async": "there is no later round in which a late vote could count",
+            "late joiners": "there is no later round that could ask them",
+        },
     ),
     "comet": Preset(
         source="Cho et al., COMET (read through SCARLET's re-implementation)",

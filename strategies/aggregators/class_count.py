@@ -17,6 +17,8 @@ from strategies.soft_labels import Float64, SoftLabels
 
 # More rows of a class than 2^30 count as that many: the exact sum needs a bound.
 _MOST = 2.0**30
+# So that a mean of mistrusted votes keeps seven digits.
+_LEAST_TRUST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class ClassCount:
     n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
     Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
     as nothing. A row on which one site has more than nine tenths of all rows is left out, unless `row_quorum` is 1.
+    Claims are believed: for sites that have no reason to lie. A weight below 1e-6 counts as 1e-6.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("counts",)
@@ -39,6 +42,8 @@ class ClassCount:
         voters, largest = np.zeros(shape[0], np.int64), np.zeros(shape[0])
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
+            if isinstance(trust, np.ndarray):
+                trust = np.maximum(trust, _LEAST_TRUST)
             counts, mine = _counts(report), scaled(own, trust)
             # What a report was made of has been checked: nothing here can be too large.
             votes.add(np.multiply(mine, counts, dtype=np.float64), at, vouched=True)

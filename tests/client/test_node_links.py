@@ -28,7 +28,8 @@ def heard(answer, plan, table):
     if raw.base:
         assert raw.base == table.round == plan.have
         assert raw.base_digest == table.digest(plan.ask_rows)
-        symbols = link_named(DELTA).apply(symbols, table.symbols[plan.ask_rows], 3)
+        if not raw.literal:
+            symbols = link_named(DELTA).apply(symbols, table.symbols[plan.ask_rows], 3)
     else:
         table = Table.empty(60, 1)
     return symbols, table.changed(plan.round, plan.ask_rows, symbols), raw.base

@@ -41,8 +41,11 @@ def selector(monkeypatch):
     return SimpleNamespace(made=made, asked=asked)
 
 
-def test_a_site_votes_where_its_selector_says_and_asks_it_once_a_run(site_file, make_plan, selector, change, plans):
-    change(site_file, selector=SelectorSection(name="thirds", on="model"), policy={"release": ["scores"]})
+@pytest.mark.parametrize("release", [["abstentions", "scores"], ["scores"]])
+def test_a_site_leaves_rows_out_only_if_its_owner_lets_abstentions_leave_and_asks_its_selector_once_a_run(
+    site_file, make_plan, selector, change, plans, release
+):
+    change(site_file, selector=SelectorSection(name="thirds", on="model"), policy={"release": release})
     first, second, third = (
         dataclasses.replace(plan, wants=wants)
         for plan, wants in zip(plans(site_file, make_plan, 3), (("scores",), (), ("scores",)), strict=True)
@@ -52,7 +55,7 @@ def test_a_site_votes_where_its_selector_says_and_asks_it_once_a_run(site_file, 
     assert selector.made[0][:3] == (30, Node.open(site_file)._private.labels.tolist(), 60)
     assert selector.asked[0][0] == "model"
     for plan, raw in zip((first, second, third), answers, strict=True):
-        kept = plan.ask_rows[plan.ask_rows % 3 == 0]
+        kept = plan.ask_rows[plan.ask_rows % 3 == 0] if "abstentions" in release else plan.ask_rows
         voted = plan.ask_rows if raw.voted is None else plan.ask_rows[raw.voted]
         assert voted.tolist() == kept.tolist()
         if "scores" in plan.wants:
@@ -66,7 +69,7 @@ def test_a_site_votes_where_its_selector_says_and_asks_it_once_a_run(site_file, 
 
 
 def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan, selector, change, spied, monkeypatch):
-    change(site_file, selector=SelectorSection(name="thirds", on="model"))
+    change(site_file, selector=SelectorSection(name="thirds", on="model"), policy={"release": ["abstentions"]})
     node = Node.open(site_file)
     phases = spied(node)
     looked = client.node.selector_features
@@ -75,7 +78,17 @@ def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan,
     assert phases == [("fit", 2), ("select", 0)]
 
 
-def test_without_a_selector_a_site_votes_on_everything(site_file, make_plan):
+def test_with_scores_only_a_selector_changes_no_vote(site_file, make_plan, selector, change, forget):
+    blob = encode_plan(make_plan(site_file))
+    plain = Node.open(site_file).answer(blob)
+    forget(site_file)
+    change(site_file, selector=SelectorSection(name="thirds"), policy={"release": ["scores"]})
+    assert Node.open(site_file).answer(blob) == plain  # the plan asks for no scores, so not a byte tells of it
+
+
+@pytest.mark.parametrize("release", [[], ["abstentions"]])
+def test_without_a_selector_a_site_votes_on_everything(site_file, make_plan, change, release):
+    change(site_file, policy={"release": release})
     plan = make_plan(site_file)
     assert decode_answer(Node.open(site_file).answer(encode_plan(plan))).voted is None
 

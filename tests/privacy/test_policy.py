@@ -41,7 +41,7 @@ SUBSETS = st.sets(st.sampled_from(RELEASES)).map(tuple)
 def test_nothing_beside_votes_leaves_that_the_owner_has_not_listed(listed, asked):
     policy = Policy((PUBLIC,), 100, 5, listed)
     assert code(policy, PUBLIC, 1, 0, asked) == (None if set(asked) <= set(listed) else "not_released")
-    assert code(policy, PUBLIC, 1, 0) is None  # votes and abstentions need no line
+    assert code(policy, PUBLIC, 1, 0) is None  # a vote on every asked row needs no line
 
 
 def test_every_code_may_travel():
