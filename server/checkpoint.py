@@ -67,7 +67,7 @@ class Progress:
         failures: (round, failure) so far.
         standing: what the last round left to the next; None before the first.
         student: what TorchLearner.state() returned after it.
-        last, best: the last and the best judged student; both are saved beside the checkpoint before it says so.
+        last, best: the last and the best judged student; both are saved after the checkpoint, and again on resume.
             None where there are no test rows.
     """
 

@@ -49,6 +49,11 @@ def coordinate(
     Raises:
         QuorumError: a round failed; everything before it is on disk.
         CheckpointError: `out` holds another run.
+
+    Guarantees:
+        When this returns or goes on with a next round, `student` and `student-best` are those that the checkpoint
+        names. They are written after it, and anew on resuming: a crash between the two leaves those of the round
+        before, never those of a round that was not finished.
     """
     single_thread()
     out.mkdir(parents=True, exist_ok=True)
@@ -57,8 +62,8 @@ def coordinate(
     student = build_student(config, proxy)
     if progress.student:
         student.restore(progress.student)
-        # The files may be those of a round that was begun and not finished.
-        _save_students(out, config, student, proxy, len(progress.rounds), progress.last, None)
+        # The checkpoint may be newer than the files by one round. A best student of an earlier round was written then.
+        _save_students(out, config, student, proxy, len(progress.rounds), progress.last, progress.best)
     votes = VoteStore(out / "votes") if config.keep_votes else None
     if votes is not None:
         votes.cut(len(progress.rounds))
@@ -99,8 +104,8 @@ def coordinate(
                 last=judged,
                 best=best,
             )
-            _save_students(out, config, student, proxy, result.round, judged, best)
             save_progress(checkpoint, config, progress)
+            _save_students(out, config, student, proxy, result.round, judged, best)
             write_metrics(out / "metrics.csv", progress.rounds)
             on_round(row)
             started = time.perf_counter()

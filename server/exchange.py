@@ -20,7 +20,7 @@ class Exchange:
         classes, proxy_rows: sizes.
         uplink, downlink: how votes travel up and teachers down; see strategies.codecs.
         rows_per_round: proxy rows that a round asks for.
-        quorum: share of the asked clients whose answer must be usable.
+        quorum: share of the asked clients whose answer must be usable; in async mode those count who may still answer.
         participation: share of the clients that a round asks.
         row_quorum: voters that a row needs; see strategies.aggregator.voters_needed.
         choice: which rows: one of strategies.selection.CHOICES.

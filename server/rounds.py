@@ -11,12 +11,13 @@ import numpy as np
 
 from server.checks import Failure, check_answer
 from server.exchange import Exchange
+from server.late import Awaited, late_rows, together
 from server.links import Links, News
 from server.planning import encode_plans, make_plans, published, round_rows
 from server.standing import Standing
 from strategies.aggregator import Aggregator, Ballot, Outcome, traits_of, voters_needed
 from strategies.disagreement import DisagreementMeter
-from strategies.messages import MIN_WEIGHT, ClientReport, RoundPlan
+from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.selection import count_of, participants
 from strategies.soft_labels import Int64, SoftLabels
@@ -90,18 +91,14 @@ class QuorumError(RuntimeError):
 
 # What the clients are told of a teacher: itself, or for example the student's answers on its rows (CFD).
 Speak = Callable[[SoftLabels], SoftLabels]
-# Told of every believed report with the ballot that it counts in; `consilium forget` works on what was kept.
+# Told of every report as it counts, with the ballot that it counts in; `consilium forget` works on what was kept.
 Keep = Callable[[ClientReport, Ballot], None]
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What one round's replies amounted to, counted while they stream through.
+    """What one round's replies amounted to, counted while they stream through."""
 
-    `pending` are the plans of earlier rounds that may still be answered.
-    """
-
-    pending: dict[str, RoundPlan]
     news: News = field(default_factory=News)
     replies: int = 0
     late: int = 0
@@ -129,41 +126,49 @@ def run_rounds(
     Args:
         done, standing: where a resumed run stands: rounds finished, and what the last one left.
         speak: asked before every round what the clients are told of the last teacher.
-        keep: told of every believed report.
+        keep: told of every report as the rule gets it: in a round with late answers, put together by client.
 
     Raises:
-        QuorumError: too few usable answers in a round, or no row with enough voters.
+        QuorumError: too few usable answers in a round, or no row with enough voters; in mode `async`, too few that are
+            usable or may still come, or for more than `patience` rounds in a row none at all.
 
     Guarantees:
         One bad reply is that client's Failure, never the round's end. The teacher does not depend on the order
-        in which replies arrive. With a streaming rule one report is held at a time, unless late ones may come.
+        in which replies arrive. With a streaming rule one report is held at a time. In mode `async` those of a round
+        are, and of the rounds since the oldest plan that may still be answered, at most `patience` more; a late
+        answer is counted together with them: see server.late. A plan that is never answered is a Failure, `late`, of
+        the round in which its patience ends, or the run. A resumed run knows no pending plan and holds no report:
+        answers to what was asked before are lost, and their clients are asked again.
     """
     standing = standing or Standing.new(exchange)
-    pending: dict[str, RoundPlan] = {}
+    awaited = Awaited()
     wants = traits_of(aggregator).needs
     for round_ in range(done + 1, rounds + 1):
         rows = round_rows(exchange, standing, round_)
         ask_rows = rows if standing.cache is None else standing.cache.stale(rows, round_)
-        tally = _Tally({name: plan for name, plan in pending.items() if round_ - plan.round <= exchange.patience})
+        tally = _Tally()
         chosen = participants(exchange.seed, round_, cohort.clients, exchange.participation)
-        asked = tuple(name for name in chosen if name not in tally.pending)
+        asked = tuple(name for name in chosen if name not in awaited.pending)
         spoken = None if standing.teacher is None else speak(standing.teacher)
         links = published(exchange, standing, spoken, round_)
         plans = make_plans(exchange, standing, links, spoken, round_, asked, ask_rows, wants)
         encoded = encode_plans(plans)
-        reports = _believable(cohort, exchange, links, plans, encoded, round_, tally)
-        ballot, reports = _ballot(exchange, reports, ask_rows, len(asked) + len(tally.pending), round_)
+        voices, busy = len(asked) + len(awaited.pending), bool(awaited.pending)
+        reports = _believable(cohort, exchange, links, plans, encoded, round_, awaited.pending, tally)
+        ballot, reports = _ballot(exchange, reports, ask_rows, voices, round_, awaited)
         meter = DisagreementMeter(ballot) if standing.disagreement is not None else None
         heard = _kept(reports if meter is None else meter.listen(reports), ballot, keep)
         outcome = _outcome(aggregator, standing, ballot, heard)
-        waited = exchange.mode == "async" and bool(tally.pending) and standing.teacher is not None
-        if not waited:
-            _check_replies(exchange, tally, len(asked), round_)
+        tally.failures.extend(awaited.closed(round_, exchange.patience))
+        waited = (busy or bool(awaited.pending)) and standing.teacher is not None
+        awaited.silent = 0 if tally.replies else awaited.silent + 1
+        _check_replies(exchange, tally, voices, round_, awaited, waited)
         standing, teacher = _after(exchange, standing, outcome, ballot, rows, meter, round_, waited)
         standing = replace(standing, links=links.after(tally.news))
         if len(teacher.rows) == 0:
             raise _no_teacher(ballot, tally)
-        pending = tally.pending
+        if round_ == rounds:
+            tally.failures.extend(awaited.closed(round_, 0))
         yield RoundResult(
             round_,
             teacher,
@@ -184,19 +189,24 @@ def _believable(
     plans: Mapping[str, RoundPlan],
     encoded: Mapping[str, bytes],
     round_: int,
+    pending: dict[str, RoundPlan],
     tally: _Tally,
 ) -> Iterator[ClientReport]:
-    """The usable reports as they arrive, one a plan; everything else is counted as a failure."""
+    """The usable reports as they arrive, one a plan; everything else is counted as a failure.
+
+    Args:
+        pending: plans of earlier rounds; those that are answered leave it, those that will be answered late join it.
+    """
     waiting = dict(plans)
     for reply in cohort.ask(encoded):
         late = reply.round not in (0, round_)
-        plan = (tally.pending if late else waiting).get(reply.client)
+        plan = (pending if late else waiting).get(reply.client)
         if plan is None or (late and plan.round != reply.round):
             continue  # a second answer of one client, or one that nobody waits for
-        (tally.pending if late else waiting).pop(reply.client)
+        (pending if late else waiting).pop(reply.client)
         if isinstance(reply.payload, Failure):
             if reply.payload.reason == "late" and exchange.mode == "async" and not late:
-                tally.pending[reply.client] = plan
+                pending[reply.client] = plan
             else:
                 tally.failures.append(reply.payload)
             continue
@@ -211,19 +221,19 @@ def _believable(
         tally.news.answered(plan, checked, before, exchange.universe)
         tally.replies += 1
         tally.late += late
-        yield checked.report if not late else _aged(checked.report, round_ - plan.round, exchange.staleness)
+        yield checked.report
     tally.failures.extend(Failure(client, "no_reply") for client in waiting)
 
 
-def _aged(report: ClientReport, rounds_late: int, exponent: float) -> ClientReport:
-    """A late report with the weight that is left to it."""
-    return replace(report, weight=max(MIN_WEIGHT, float(report.weight) * (1.0 + rounds_late) ** -exponent))
-
-
 def _ballot(
-    exchange: Exchange, reports: Iterator[ClientReport], ask_rows: Int64, clients: int, round_: int
+    exchange: Exchange,
+    reports: Iterator[ClientReport],
+    ask_rows: Int64,
+    clients: int,
+    round_: int,
+    awaited: Awaited,
 ) -> tuple[Ballot, Iterator[ClientReport]]:
-    """The round's ballot; where late answers may come, its rows are known only when all are there.
+    """The round's ballot and what is counted in it; where late answers may come, that is known when all are there.
 
     Args:
         clients: who may have a say: asked now, or earlier and still waited for. The fewer are asked while others are
@@ -231,10 +241,10 @@ def _ballot(
     """
     rows = ask_rows
     if exchange.mode == "async":
-        arrived = list(reports)
-        late = (report.soft_labels.rows for report in arrived if report.round != round_)
-        rows = np.unique(np.concatenate([ask_rows, *late])).astype(np.int64)
-        reports = iter(arrived)
+        believed = list(reports)
+        rows = np.union1d(ask_rows, late_rows(believed, round_)).astype(np.int64)
+        reports = iter(together(believed, awaited.held, round_, exchange.staleness))
+        awaited.held.extend(believed)
     needed = voters_needed(max(1, clients), exchange.row_quorum)
     seed = stream_seed(exchange.seed, "ties")
     return Ballot(rows, exchange.classes, clients, needed, round_, seed), reports
@@ -260,17 +270,30 @@ def _outcome(
     return aggregator.aggregate(standing.state, ballot, chain([first], reports))
 
 
-def _check_replies(exchange: Exchange, tally: _Tally, asked: int, round_: int) -> None:
-    """Whether enough answers were usable; where late ones may still come, one is enough.
+def _check_replies(exchange: Exchange, tally: _Tally, voices: int, round_: int, awaited: Awaited, waited: bool) -> None:
+    """Whether enough answers were usable; those that may still come count like them while there is a teacher.
+
+    Args:
+        voices: who was asked, now or in an earlier round that was still waited for.
+        waited: for answers, when the round began or still, and there is a teacher to go on with.
 
     Raises:
         QuorumError: they were not.
     """
-    share = count_of(exchange.quorum, asked) if exchange.mode == "sync" else 0
-    needed = max(1, share)
-    if tally.replies < needed:
-        usable = f"{tally.replies} of {asked} answers were usable and the quorum is {needed}"
-        raise QuorumError(round_, usable, tally.sorted_failures(), tally.news.lost)
+    needed = max(1, count_of(exchange.quorum, voices))
+    usable = f"{tally.replies} of {voices} answers were usable"
+    if coming := len(awaited.pending):
+        usable += f", {coming} may still come"
+    if tally.replies + coming < needed:
+        reason = f"{usable} and the quorum is {needed}"
+    elif tally.replies == 0 and not waited:
+        reason = f"{usable} and there is no teacher to go on with until then"
+    elif awaited.silent > exchange.patience:
+        reason = f"{usable}; the last {awaited.silent} rounds had none and the patience is {exchange.patience}"
+    else:
+        return
+    tally.failures.extend(awaited.closed(round_, 0))
+    raise QuorumError(round_, reason, tally.sorted_failures(), tally.news.lost)
 
 
 def _no_teacher(ballot: Ballot, tally: _Tally) -> QuorumError:
@@ -294,7 +317,8 @@ def _after(
     """What the round leaves to the next, and its teacher.
 
     Args:
-        waited: answers may still come late; a round without votes enough then leaves the last teacher.
+        waited: for answers, when the round began or still; a round without votes enough on its own rows then leaves
+            the last teacher.
     """
     if outcome is not None and standing.cache is not None and (outcome.choices or outcome.personal):
         raise ValueError(

@@ -55,7 +55,8 @@ class Standing:
         Args:
             outcome: None: there were no votes.
             rows: [n] that the round was about, answered from the cache or not.
-            waited: answers may still come late; a round whose teacher has no row then leaves the last one.
+            waited: for answers, when the round began or still; a round whose teacher has no row then leaves the last
+                one. Where no label of its rows is cached its teacher is on the rows of late votes, or the last one.
         """
         standing = self
         if outcome is not None and (len(outcome.teacher.rows) or not waited):
@@ -68,7 +69,9 @@ class Standing:
                 cache=None if self.cache is None else self.cache.filed(outcome.teacher, round_),
             )
         if standing.cache is not None:
-            standing = replace(standing, teacher=standing.cache.teacher(rows, round_))
+            cached = standing.cache.teacher(rows, round_)
+            if len(cached.rows) or not waited:
+                standing = replace(standing, teacher=cached)
         return standing
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -87,7 +87,8 @@ class WorkerPool:
         study: folder of simulations.study with a site.toml for every site.
         sizes: private rows by site: large sites start first.
         workers: processes; 0 = one a core, never more than sites.
-        timeout_s: after it an exchange's missing answers are `late` and their workers are started anew.
+        timeout_s: after it an exchange's missing answers are `no_reply` and their workers are started anew: an answer
+            that was cut short never comes, so it is not `late`.
 
     Guarantees:
         A site stays in the worker that first opened it. Results do not depend on the number of workers. A
@@ -262,15 +263,15 @@ class WorkerPool:
     def _give_up(
         self, queues: Sequence[deque[dict[str, Any]]], homeless: deque[dict[str, Any]]
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
-        """The deadline has passed: everything unfinished is late, and stuck workers are started anew."""
-        late = [*homeless, *(command for own in queues for command in own)]
+        """The deadline has passed: nothing unfinished will be answered, and stuck workers are started anew."""
+        cut = [*homeless, *(command for own in queues for command in own)]
         for process in list(self._processes):
             if process.pending:
-                late.extend(process.pending)
+                cut.extend(process.pending)
                 process.pending.clear()
                 self._restart(process)
-        for command in late:
-            yield command, {"error": f"no answer in {self._timeout_s:g} s", "reason": "late"}, b""
+        for command in cut:
+            yield command, {"error": f"no answer in {self._timeout_s:g} s", "reason": "no_reply"}, b""
 
 
 def available_cores() -> int:

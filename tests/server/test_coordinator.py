@@ -11,12 +11,13 @@ from client.config import PolicySection, load_site, write_site
 from client.node import Node
 from distillation.data import Samples, load_proxy, load_samples
 from distillation.learner import Training
+from server import coordinator
 from server.checkpoint import CheckpointError, Progress, load_progress, save_progress
 from server.config import FederationConfig, StudentSettings, read_job, write_job
 from server.coordinator import coordinate
 from server.exchange import Exchange
 from server.rounds import QuorumError, Reply
-from server.student_job import scores
+from server.student_job import Scores, scores
 from server.votes import VoteStore
 from strategies.wire import decode_plan
 
@@ -166,6 +167,58 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(federation, make_sites,
     assert all(told[key].tobytes() == other[key].tobytes() for key in told)
     for name in ("student.safetensors", "student-best.safetensors"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("crash", ["save_progress", "student", "student-best", "write_metrics"])
+def test_after_a_crash_anywhere_the_students_are_those_that_the_checkpoint_names(
+    crash, federation, make_sites, tmp_path, monkeypatch
+):
+    """The best round is cut short while its files are written; asked again, its replies make it a bad one."""
+
+    class Crash(Exception):
+        pass
+
+    def says(*accuracies):
+        coming = iter(accuracies)
+        monkeypatch.setattr("server.coordinator.scores", lambda *_: Scores(told := next(coming), told))
+
+    def crashing(name, is_now):
+        original = getattr(coordinator, name)
+
+        def call(*told):
+            if is_now(*told):
+                raise Crash
+            original(*told)
+
+        return call
+
+    out, weights = tmp_path / "out", {}
+    points = {
+        "save_progress": lambda path, config, progress: crash == "save_progress" and len(progress.rounds) == 3,
+        "save_student": lambda folder, stem, model, inputs, card: crash == stem and card.round == 3,
+        "write_metrics": lambda path, rows: crash == "write_metrics" and len(rows) == 3,
+    }
+    says(0.3, 0.5, 0.7, 0.2)
+    written = tmp_path / "whole" / "student.safetensors"
+    run(federation, written.parent, on_round=lambda row: weights.update({row.round: written.read_bytes()}))
+    again = (make_sites(3, folder=tmp_path / "again"), *federation[1:])
+    says(0.3, 0.5, 0.7)
+    with monkeypatch.context() as patch:
+        for name, is_now in points.items():
+            patch.setattr(coordinator, name, crashing(name, is_now))
+        with pytest.raises(Crash):
+            run(again, out)
+    kept = load_progress(out / "checkpoint" / "server.safetensors", federation[1])
+    # what was not safe on disk is asked again, and is now worth .1
+    assert len(kept.rounds) == (2 if crash == "save_progress" else 3)
+    for rounds in (3, 4):
+        says(*([0.1] if len(kept.rounds) < 3 else []), 0.2)
+        kept = run(again, out, rounds=rounds)
+        assert kept.best.round == (2 if crash == "save_progress" else 3)
+        for name, judged in (("student", kept.last), ("student-best", kept.best)):
+            card = json.loads((out / f"{name}.json").read_text())
+            assert (card["round"], card["accuracy"]) == (judged.round, judged.accuracy)
+            assert (out / f"{name}.safetensors").read_bytes() == weights[judged.round]
 
 
 def test_a_finished_run_can_be_given_more_rounds(federation, make_sites, tmp_path):
