@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from strategies.aggregator import Ballot
 from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
 
+_RECORD = "forgotten.json"
+
 
 class VotesError(RuntimeError):
-    """Kept votes that cannot be read."""
+    """Kept votes that cannot be read, or are not all that were counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class VoteStore:
-    """One folder a round, one file a client, and the round's ballot.
+    """One folder a round, one file a client, and the round's ballot; forgotten.json names who is left out for good.
 
     Attributes:
         folder: made when the first vote is kept.
@@ -33,13 +35,13 @@ class VoteStore:
     folder: Path
 
     def keep(self, report: ClientReport, ballot: Ballot) -> None:
-        """Write one believed report; its weight as it counted."""
+        """Write one believed report, safe from a power cut; its weight as it counted."""
         home = self.folder / f"round-{ballot.round:05}"
         if not (home / "ballot.safetensors").exists():
             home.mkdir(parents=True, exist_ok=True)
             told = {"classes": ballot.classes, "clients": ballot.clients, "needed": ballot.needed, "seed": ballot.seed}
             data = save({"rows": torch.from_numpy(ballot.rows)}, {"ballot": json.dumps(told)})
-            write_atomically(home / "ballot.safetensors", data)
+            write_atomically(home / "ballot.safetensors", data, durable=True)
         votes = report.soft_labels
         tensors = {
             "rows": torch.from_numpy(votes.rows),
@@ -50,30 +52,74 @@ class VoteStore:
             if extra is not None:
                 tensors[name] = torch.from_numpy(extra)
         # The prefix keeps a client called "ballot" apart.
-        write_atomically(home / f"client-{report.client}.safetensors", save(tensors, {"round": str(report.round)}))
+        path = home / f"client-{report.client}.safetensors"
+        write_atomically(path, save(tensors, {"round": str(report.round)}), durable=True)
 
     def cut(self, done: int) -> None:
-        """Remove what was kept of rounds after `done`: they were begun and not finished."""
-        for home in self.folder.glob("round-*"):
-            if _round_of(home) > done:
+        """Remove what was kept of rounds after `done`: they were begun and not finished.
+
+        Raises:
+            VotesError: a folder is none of a round's.
+        """
+        for round_, home in self._homes():
+            if round_ > done:
                 shutil.rmtree(home)
 
     def rounds(self) -> Iterator[tuple[Ballot, list[ClientReport]]]:
         """Every kept round in order, its reports sorted by client.
 
         Raises:
-            VotesError: a file is broken.
+            VotesError: a file is broken, or a folder is none of a round's.
         """
-        for round_, home in sorted((_round_of(home), home) for home in self.folder.glob("round-*")):
+        for round_, home in self._homes():
             try:
+                ballot = _ballot(home, round_)
                 reports = [_report(path) for path in home.glob("client-*.safetensors")]
-                yield _ballot(home, round_), sorted(reports, key=lambda report: report.client)
-            except (SafetensorError, KeyError, ValueError, OSError) as error:
+                for report in reports:
+                    ballot.positions(report)  # refuses what does not answer this ballot
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
                 raise VotesError(f"{home} is broken ({error!r}): restore it from a backup") from error
+            yield ballot, sorted(reports, key=lambda report: report.client)
+
+    def files_of(self, clients: Collection[str]) -> list[Path]:
+        """Where votes of these clients are, those of unfinished rounds included."""
+        found = (path for _, home in self._homes() for path in home.glob("client-*.safetensors"))
+        return [path for path in found if client_of(path) in clients]
+
+    def forgotten(self) -> dict[str, list[int]]:
+        """Who is left out for good, with the rounds in which it had voted.
+
+        Raises:
+            VotesError: the record is broken.
+        """
+        path = self.folder / _RECORD
+        try:
+            told = json.loads(path.read_bytes())
+            return {client: [int(round_) for round_ in rounds] for client, rounds in told.items()}
+        except FileNotFoundError:
+            return {}
+        except (AttributeError, TypeError, ValueError, OSError) as error:
+            raise VotesError(f"{path} is broken ({error!r}): restore it from a backup") from error
+
+    def record(self, forgotten: Mapping[str, Collection[int]]) -> None:
+        """Replace what forgotten() says."""
+        told = {client: sorted(rounds) for client, rounds in sorted(forgotten.items())}
+        write_atomically(self.folder / _RECORD, (json.dumps(told) + "\n").encode(), durable=True)
+
+    def _homes(self) -> list[tuple[int, Path]]:
+        """Every kept round and its folder, in order."""
+        homes = []
+        for home in self.folder.glob("round-*"):
+            number = home.name.removeprefix("round-")
+            if not (number.isdecimal() and int(number) > 0 and f"{int(number):05}" == number and home.is_dir()):
+                raise VotesError(f"{home} is no folder of a round's votes: move it out of {self.folder}")
+            homes.append((int(number), home))
+        return sorted(homes)
 
 
-def _round_of(home: Path) -> int:
-    return int(home.name.removeprefix("round-"))
+def client_of(path: Path) -> str:
+    """Whose votes a file holds."""
+    return path.name.removeprefix("client-").removesuffix(".safetensors")
 
 
 def _ballot(home: Path, round_: int) -> Ballot:
@@ -89,7 +135,7 @@ def _report(path: Path) -> ClientReport:
         round_ = int((archive.metadata() or {})["round"])
     weight = tensors["weight"]
     return ClientReport(
-        path.name.removeprefix("client-").removesuffix(".safetensors"),
+        client_of(path),
         round_,
         SoftLabels(tensors["rows"], tensors["log_probs"]),
         float(weight) if weight.ndim == 0 else weight,

@@ -1,5 +1,7 @@
 """Kept votes come back as they counted."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,53 @@ def test_a_missing_ballot_is_an_error(tmp_path):
     (tmp_path / "round-00004" / "ballot.safetensors").unlink()
     with pytest.raises(VotesError, match="is broken"):
         list(store.rounds())
+
+
+def test_votes_of_another_ballot_are_an_error(tmp_path):
+    store = VoteStore(tmp_path)
+    store.keep(report(rows=(2, 4)), BALLOT)
+    with pytest.raises(VotesError, match=r"round-00004 is broken .*rows"):
+        list(store.rounds())
+
+
+@pytest.mark.parametrize("name", ["round-old", "round-", "round-4", "round-00000", "round-00004 (copy)"])
+@pytest.mark.parametrize("use", [lambda store: list(store.rounds()), lambda store: store.cut(0)])
+def test_a_folder_that_is_no_rounds_is_an_error_and_stays(tmp_path, name, use):
+    store = VoteStore(tmp_path)
+    store.keep(report(), BALLOT)
+    (tmp_path / name).mkdir()
+    with pytest.raises(VotesError, match="is no folder of a round's votes: move it out of"):
+        use(store)
+    assert (tmp_path / name).is_dir()
+
+
+def test_what_is_kept_is_synced_before_it_is_named(tmp_path, monkeypatch):
+    # of each file and of its folder: a ballot and two votes are 6, the record 2 more
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    store = VoteStore(tmp_path)
+    for client in "ab":
+        store.keep(report(client), BALLOT)
+    assert len(synced) == 6
+    store.record({"a": [4]})
+    assert len(synced) == 8
+
+
+def test_the_record_of_the_forgotten_comes_back(tmp_path):
+    store = VoteStore(tmp_path)
+    assert store.forgotten() == {}
+    store.record({"b": {3, 1}, "a": []})
+    assert store.forgotten() == {"a": [], "b": [1, 3]}
+    assert list(store.rounds()) == []
+
+
+def test_the_files_of_some_clients_are_theirs_alone(tmp_path):
+    store = VoteStore(tmp_path)
+    for round_ in (1, 2):
+        for client in ("a", "a-b", "ballot"):
+            store.keep(report(client, round_=round_), Ballot(BALLOT.rows, 3, 3, round=round_))
+    found = [path.relative_to(tmp_path).as_posix() for path in store.files_of({"a", "ballot", "nobody"})]
+    assert sorted(found) == [
+        *("round-00001/client-a.safetensors", "round-00001/client-ballot.safetensors"),
+        *("round-00002/client-a.safetensors", "round-00002/client-ballot.safetensors"),
+    ]

@@ -1,16 +1,18 @@
-"""Forgetting: what is left is what would have been there if the client had refused every plan."""
+"""Forgetting: what is left is what would have been there if the clients had refused every plan."""
 
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from distillation.export import load_student
-from server.votes import VotesError
+from server.votes import VotesError, VoteStore
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
-from simulations.probes.commands import forget_in
+from simulations.prepared import alone
+from simulations.probes.forgetting import forget_in
 
 GONE = "site-002"
 # Votes that do not depend on the teacher: nobody learns from it.
@@ -67,7 +69,7 @@ LAWS = {
 def test_the_student_is_that_of_a_run_in_which_the_client_refused_every_plan(law, tiny, inline, tmp_path):
     config = tiny(**merged(DEAF, LAWS[law]))
     full = run_experiment(config, tmp_path / "full")
-    told = forget_in(tmp_path / "full", GONE, tmp_path / "forgotten")
+    told = forget_in(tmp_path / "full", [GONE], tmp_path / "forgotten")
     inline.refusing = frozenset({GONE})
     refused = run_experiment(config, tmp_path / "refused")
     assert {failure["client"] for failure in refused["failures"]} == {GONE}
@@ -83,15 +85,125 @@ def test_the_student_is_that_of_a_run_in_which_the_client_refused_every_plan(law
     assert told["student_accuracy"] == refused["student"]["accuracy"]
 
 
+def student(folder):
+    return (folder / "student.safetensors").read_bytes()
+
+
+# Half of the clients a round, and four voters a row: without one of them rows have no quorum and are asked again.
+@pytest.mark.parametrize(
+    ("seed", "gone", "exact"), [(3, "site-002", False), (11, "site-003", False), (11, "site-004", True)]
+)
+def test_with_a_cache_it_is_exact_only_if_the_same_rows_would_have_been_asked(
+    seed, gone, exact, tiny, inline, tmp_path
+):
+    half = {"clients": 8, "participation": 0.5, "rounds": 6, "seed": seed}
+    cached = {"preset": "mean", "row_quorum": 4, "cache_rounds": 2, "choice": "fixed"}
+    config = tiny(**merged(DEAF, {"federation": half, "strategy": cached, "data": {"private": 400}}))
+    run_experiment(config, tmp_path / "full")
+    told = forget_in(tmp_path / "full", [gone], tmp_path / "forgotten")
+    inline.refusing = frozenset({gone})
+    run_experiment(config, tmp_path / "refused")
+    assert (student(tmp_path / "forgotten") == student(tmp_path / "refused")) is exact
+    # in both cases the teachers have as many rows as they had
+    rows = [[row["rows"] for row in rounds(tmp_path / name)] for name in ("full", "forgotten")]
+    assert rows[0] == rows[1]
+    assert told["exact"] is exact
+
+
+# ---- more than one client ------------------------------------------------------------------------------------------
+def test_clients_that_are_forgotten_one_by_one_are_as_forgotten_as_together(tiny, inline, tmp_path):
+    config = tiny(**DEAF)
+    run_experiment(config, tmp_path / "full")
+    shutil.copytree(tmp_path / "full", tmp_path / "copy")
+    forget_in(tmp_path / "full", ["site-000"], tmp_path / "first")
+    told = forget_in(tmp_path / "full", [GONE], tmp_path / "both")
+    assert told == {
+        **forget_in(tmp_path / "copy", [GONE, "site-000"], tmp_path / "at-once"),
+        "remains": told["remains"],
+    }
+    assert told["statement"] == f"This equals a run in which site-000, {GONE} had never answered."
+    inline.refusing = frozenset({"site-000", GONE})
+    run_experiment(config, tmp_path / "refused")
+    assert student(tmp_path / "both") == student(tmp_path / "at-once") == student(tmp_path / "refused")
+    assert student(tmp_path / "both") != student(tmp_path / "first")
+
+
+def vote_files(run):
+    return sorted(path.name for path in (run / "votes").rglob("client-*"))
+
+
+def test_deleted_votes_are_gone_and_later_clients_can_still_be_forgotten(tiny, inline, tmp_path):
+    run = tmp_path / "full"
+    run_experiment(tiny(**DEAF), run)
+    shutil.copytree(run, tmp_path / "copy")
+    # a round that failed its quorum leaves votes, too
+    shutil.copytree(run / "votes" / "round-00003", run / "votes" / "round-00004")
+    kept = forget_in(run, [GONE], tmp_path / "kept")
+    assert vote_files(run).count(f"client-{GONE}.safetensors") == 4
+    assert kept["remains"].startswith(f"{run / 'votes'} still holds the votes of {GONE}; ")
+    told = forget_in(run, [GONE], tmp_path / "deleted", delete_votes=True)
+    assert vote_files(run) == sorted(f"client-site-00{index}.safetensors" for index in (0, 1, 3) for _ in range(4))
+    assert told["remains"].startswith(f"{run / 'votes'} holds no vote of {GONE} any more. The run's own student ")
+    assert told == {**kept, "remains": told["remains"]}
+    assert student(tmp_path / "deleted") == student(tmp_path / "kept")
+    both = forget_in(run, ["site-003"], tmp_path / "both")
+    assert both["exact"] is True
+    forget_in(tmp_path / "copy", [GONE, "site-003"], tmp_path / "at-once")
+    assert student(tmp_path / "both") == student(tmp_path / "at-once")
+
+
+def test_a_deletion_that_broke_off_can_be_done_again(tiny, inline, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run_experiment(tiny(**DEAF), run)
+    unlink, deleted = Path.unlink, []
+
+    def second_fails(path, missing_ok=False):
+        if path.name.startswith("client-"):
+            deleted.append(path)
+            if len(deleted) == 2:
+                raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", second_fails)
+        with pytest.raises(PermissionError):
+            forget_in(run, [GONE], tmp_path / "out", delete_votes=True)
+    assert not (tmp_path / "out").exists()
+    assert vote_files(run).count(f"client-{GONE}.safetensors") == 2
+    assert forget_in(run, [GONE], tmp_path / "out", delete_votes=True)["exact"] is True
+    assert f"client-{GONE}.safetensors" not in vote_files(run)
+
+
+def test_what_cannot_be_forgotten_deletes_and_records_nothing(tiny, inline, tmp_path):
+    run_experiment(tiny(**DEAF), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    # a row needs max(2, ceil(0.3 * 4)) = 2 voters, and one is left
+    with pytest.raises(VotesError, match="without 'site-000', 'site-001', 'site-002' no row of round 1 has the 2"):
+        forget_in(tmp_path / "run", ["site-002", "site-001", "site-000"], tmp_path / "out", delete_votes=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_forgotten_client_that_answers_again_stays_forgotten(tiny, inline, tmp_path):
+    short = merged(DEAF, {"federation": {"rounds": 2}})
+    run_experiment(tiny(**short), tmp_path / "run")
+    forget_in(tmp_path / "run", [GONE], tmp_path / "a", delete_votes=True)
+    run_experiment(tiny(**DEAF), tmp_path / "run", resume=True)
+    told = forget_in(tmp_path / "run", ["site-003"], tmp_path / "b")
+    assert (told["rounds"], told["clients"]) == (3, [GONE, "site-003"])
+    assert VoteStore(tmp_path / "run" / "votes").forgotten() == {GONE: [1, 2, 3], "site-003": [1, 2, 3]}
+    assert [row["votes"] for row in rounds(tmp_path / "b")] == ["2", "2", "2"]
+
+
 def test_what_is_written_can_be_used_and_read(tiny, inline, tmp_path):
     run_experiment(tiny(**DEAF), tmp_path / "run")
     before = sorted(path for path in (tmp_path / "run").rglob("*"))
-    told = forget_in(tmp_path / "run", GONE, tmp_path / "run" / "without")
+    told = forget_in(tmp_path / "run", [GONE], tmp_path / "run" / "without")
     out = tmp_path / "run" / "without"
     assert sorted(path.name for path in out.iterdir()) == [
         *("forget.json", "metrics.csv", "student.json", "student.safetensors")
     ]
-    assert sorted(path for path in (tmp_path / "run").rglob("*") if not path.is_relative_to(out)) == before
+    after = sorted(path for path in (tmp_path / "run").rglob("*") if not path.is_relative_to(out))
+    assert after == sorted([*before, tmp_path / "run" / "votes" / "forgotten.json"])
     assert json.loads((out / "forget.json").read_text()) == told
     student = load_student(out)
     assert (student.card.round, student.card.accuracy) == (3, told["student_accuracy"])
@@ -111,26 +223,32 @@ def test_what_is_written_can_be_used_and_read(tiny, inline, tmp_path):
 )
 def test_what_may_still_depend_on_the_client_is_said(changed, tiny, inline, tmp_path):
     run_experiment(tiny(**merged(DEAF, changed)), tmp_path / "run")
-    told = forget_in(tmp_path / "run", GONE, tmp_path / "without")
+    told = forget_in(tmp_path / "run", [GONE], tmp_path / "without")
     assert told["exact"] is False
-    assert told["statement"].startswith(f"No vote of {GONE} is left. What the others voted and were asked may still")
+    assert told["statement"].startswith(
+        f"No vote of {GONE} is in this student. What the others voted and were asked may still"
+    )
 
 
 def test_late_votes_are_forgotten_too(tiny, inline, tmp_path):
     late = {"federation": {"mode": "async"}, "stragglers": {"share": 0.25, "rounds": 1}}
     run = run_experiment(tiny(**merged(DEAF, late)), tmp_path / "run")
     (straggler,) = run["stragglers"]
-    told = forget_in(tmp_path / "run", straggler, tmp_path / "without")
+    told = forget_in(tmp_path / "run", [straggler], tmp_path / "without")
     assert told["exact"] is False  # who is late changes what is on the ballot
     assert [row["votes"] for row in rounds(tmp_path / "without")] == ["3", "3", "3"]
+    lost, other = sorted({"site-000", "site-001", "site-003"} - {straggler})[:2]
+    (tmp_path / "run" / "votes" / "round-00001" / f"client-{lost}.safetensors").unlink()
+    with pytest.raises(VotesError, match=r"round 1 of .*: restore the folder from a backup"):
+        forget_in(tmp_path / "run", [other], tmp_path / "lost")
 
 
 def test_votes_of_a_round_that_was_not_finished_do_not_count(tiny, inline, tmp_path):
     run_experiment(tiny(**DEAF), tmp_path / "run")
-    expected = forget_in(tmp_path / "run", GONE, tmp_path / "a")
+    expected = forget_in(tmp_path / "run", [GONE], tmp_path / "a")
     # as a round leaves them that failed its quorum
     shutil.copytree(tmp_path / "run" / "votes" / "round-00003", tmp_path / "run" / "votes" / "round-00004")
-    assert forget_in(tmp_path / "run", GONE, tmp_path / "b") == expected
+    assert forget_in(tmp_path / "run", [GONE], tmp_path / "b") == expected
     assert (tmp_path / "a" / "student.safetensors").read_bytes() == (
         tmp_path / "b" / "student.safetensors"
     ).read_bytes()
@@ -146,7 +264,7 @@ def refused(run, client, tmp_path, error, says):
     """It is refused, and neither the run nor the folder of results is touched."""
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} if run.exists() else {}
     with pytest.raises(error, match=says) as raised:
-        forget_in(run, client, tmp_path / "out")
+        forget_in(run, [client], tmp_path / "out")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
     assert {path: path.read_bytes() for path in before} == before
@@ -205,7 +323,70 @@ def test_a_cache_of_disputed_rows_cannot_be_redone(tiny, inline, tmp_path):
     refused(tmp_path / "run", GONE, tmp_path, VotesError, "rows chosen by disagreement depend on the forgotten votes")
 
 
-def test_broken_votes_are_refused(kept, tmp_path):
+@pytest.mark.parametrize("lost", ["client-site-001.safetensors", "client-site-000.safetensors", "."])
+def test_lost_votes_of_others_are_refused_before_anything_is_claimed(lost, tiny, inline, tmp_path):
+    run_experiment(tiny(**DEAF), tmp_path / "run")
+    path = tmp_path / "run" / "votes" / "round-00002" / lost
+    left = 3 if path.is_file() else 0
+    path.unlink() if left else shutil.rmtree(path)
+    says = f"round 2 of .*votes holds votes of {left} clients and metrics.csv counted 4 answers.* from a backup"
+    refused(tmp_path / "run", GONE, tmp_path, VotesError, says)
+
+
+def test_a_vote_too_many_is_refused(kept, tmp_path):
+    home = kept / "votes" / "round-00001"
+    shutil.copy(home / "client-site-001.safetensors", home / "client-site-001 (copy).safetensors")
+    refused(kept, GONE, tmp_path, VotesError, "round 1 of .*votes holds votes of 5 clients .* counted 4 answers")
+
+
+@pytest.fixture
+def unprepared(monkeypatch):
+    """Whoever deals out the data fails the test: what is wrong was to be seen before."""
+    monkeypatch.setattr("simulations.probes.commands.prepare", lambda *_: pytest.fail("computed"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "metrics.csv is not there and says how many votes counted"),
+        ("round,replies\n1,4\n", "metrics.csv is broken .*'late'"),
+        ("round,replies,late\n1,four,0\n", "metrics.csv is broken .*'four'"),
+        ("round,replies,late\n1\n", "metrics.csv is broken"),
+        ("round,replies,late\n", r"metrics.csv must hold rounds 1 to 1 and holds \[\]: restore"),
+        ("round,replies,late\n2,4,0\n", r"metrics.csv must hold rounds 1 to 1 and holds \[2\]"),
+    ],
+)
+def test_without_the_runs_count_of_votes_nothing_is_computed(content, says, kept, unprepared, tmp_path):
+    if content is None:
+        (kept / "metrics.csv").unlink()
+    else:
+        (kept / "metrics.csv").write_text(content)
+    refused(kept, GONE, tmp_path, ConfigError, says)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"site-001": 3}', '{"site-001": ["x"]}'])
+def test_a_broken_record_of_the_forgotten_is_refused(content, kept, unprepared, tmp_path):
+    (kept / "votes" / "forgotten.json").write_text(content)
+    refused(kept, GONE, tmp_path, VotesError, "forgotten.json is broken .*: restore it from a backup")
+
+
+def test_a_folder_that_is_no_rounds_is_refused(kept, unprepared, tmp_path):
+    (kept / "votes" / "round-old").mkdir()
+    refused(kept, GONE, tmp_path, VotesError, "round-old is no folder of a round's votes: move it out of .*votes")
+
+
+def test_a_run_without_a_finished_round_is_refused(kept, unprepared, tmp_path):
+    told = json.loads((kept / "run.json").read_text())
+    (kept / "run.json").write_text(json.dumps({**told, "rounds_done": 0}))
+    refused(kept, GONE, tmp_path, ConfigError, "has finished 0 rounds and 1 is needed")
+
+
+def test_a_run_that_is_being_written_is_refused(kept, unprepared, tmp_path):
+    with alone(kept):
+        refused(kept, GONE, tmp_path, ConfigError, "is being written by another run")
+
+
+def test_broken_votes_are_refused(kept, unprepared, tmp_path):
     (kept / "votes" / "round-00001" / "client-site-001.safetensors").write_bytes(b"short")
     refused(kept, GONE, tmp_path, VotesError, "round-00001 is broken .*: restore it from a backup")
 
@@ -223,5 +404,5 @@ def test_a_folder_in_use_is_left_alone(kept, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="out is no empty folder: name another --out"):
-        forget_in(kept, GONE, tmp_path / "out")
+        forget_in(kept, [GONE], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
