@@ -89,10 +89,12 @@ def proxy_fit(
             print_json("ok", 0, {**fit.as_json(), "out": str(folder)})
             return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("site", "keeps", "agrees", "entropy, nats"):
+        for heading in ("site", "keeps", "agrees", "entropy, nats", "on test rows"):
             table.add_column(heading, justify="left" if heading == "site" else "right")
-        for site in fit.sites:
-            table.add_row(site.site, f"{site.kept:.0%}", f"{site.agreement:.0%}", f"{site.entropy_nats:.2f}")
+        for row in fit.rows():
+            agrees, entropy = percent(row["agreement"]), row["entropy_nats"]
+            nats = "–" if entropy is None else f"{entropy:.2f}"
+            table.add_row(row["site"], f"{row['kept']:.0%}", agrees, nats, f"{row['test_entropy_nats']:.2f}")
         console.print(table)
         shares = "  ".join(f"{name} {share:.0%}" for name, share in fit.class_shares.items())
         console.print(f"hard vote: {shares}", highlight=False, markup=False, soft_wrap=True)
@@ -108,25 +110,33 @@ def proxy_fit(
 
 def forget(
     run: Annotated[Path, typer.Argument(help="A run's folder, made with federation.keep_votes = true.")],
-    client: Annotated[str, typer.Option(help="Whose votes are to be taken out.")],
-    out: Out = None,
+    client: Annotated[list[str], typer.Option(help="Whose votes are to be taken out, for good; repeatable.")],
+    delete_votes: Annotated[
+        bool, typer.Option("--delete-votes", help="Then delete the forgotten clients' votes from the run's folder.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of results; RUN/without-CLIENT by default.")] = None,
     reporting: Reporting = Format.text,
 ) -> None:
-    """Take a client's votes out of a finished run and let the student learn anew."""
+    """Take clients' votes out of a finished run and let the student learn anew; who was forgotten before stays out."""
     with exit_codes(reporting):
-        from simulations.probes.commands import forget_in
+        from simulations.probes.forgetting import forget_in
 
-        folder = out or run / f"without-{client}"
+        clients = list(dict.fromkeys(client))
+        # A folder's name has 255 bytes.
+        named = "-".join(clients) if len(clients) < 4 else f"{clients[0]}-and-{len(clients) - 1}-more"
+        folder = out or run / f"without-{named}"
         console = Console(stderr=reporting is Format.json)
-        with console.status(f"aggregating again without {client}"):
-            told = forget_in(run, client, folder)
+        with console.status(f"aggregating again without {escape(', '.join(clients))}"):
+            told = forget_in(run, clients, folder, delete_votes=delete_votes)
         if reporting is Format.json:
             print_json("ok", 0, {**told, "out": str(folder)})
             return
         before, after = told["student_accuracy_before"], told["student_accuracy"]
         if before is not None and after is not None:
-            console.print(f"student with {client}: {before:.1%}   without: {after:.1%}", highlight=False)
-        console.print(told["statement"], highlight=False, markup=False)
+            scores = f"student with {', '.join(told['clients'])}: {before:.1%}   without: {after:.1%}"
+            console.print(scores, highlight=False, markup=False, soft_wrap=True)
+        for sentence in (told["statement"], told["remains"]):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         console.print(f"\nResults in {folder}", highlight=False, markup=False, soft_wrap=True)
         student = f"import consilium; print(consilium.load_student({json.dumps(str(folder))}).classes)"
         print_next(console, shlex.join(["python", "-c", student]))
@@ -152,7 +162,8 @@ def check_rule(
             print_json("ok", 0, {"rule": name, "laws": list(LAWS), "broken": []})
             return
         console = Console()
-        console.print(f"{name} was tried on small rounds and broke none of the laws of all rules:", highlight=False)
+        tried = f"{name} was tried on small rounds and broke none of the laws of all rules:"
+        console.print(tried, highlight=False, markup=False, soft_wrap=True)
         for law in LAWS:
             console.print(f"  {law}", highlight=False)
         parts = [f"strategy.aggregator={name}", *(f"strategy.aggregator.{setting}" for setting in settings or ())]

@@ -244,6 +244,7 @@ class ExperimentConfig(Section):
             "partial participation": self.federation.participation < 1.0,
             "async": self.federation.mode == "async",
             "different models": len(set(self.client.models)) > 1,
+            # "late joiners" join while it runs: no configuration knows of them.
         }
         for capability, why in PRESETS[self.strategy.preset].refuses.items():
             if used.get(capability):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,7 +103,7 @@ def _misfits(
         "sends differences: set an uplink without +delta",
     )
     yield (
-        isinstance(getattr(attack, "attack", attack), Replay) and shared_table,
+        isinstance(_innermost(attack), Replay) and shared_table,
         f"attack.name={_name_of(config.attack)} sends the last teacher back, and {links} send only what changed of "
         "it: set cache_rounds=0 and a downlink without +delta",
     )
@@ -112,11 +112,24 @@ def _misfits(
         f"stragglers.share={config.stragglers.share} goes with the in-process engine only, and "
         f"federation.engine={engine!r}: real sites are late by themselves",
     )
+    stragglers, federation = config.stragglers, config.federation
+    yield (
+        stragglers.share > 0 and federation.mode == "async" and stragglers.rounds > federation.patience,
+        f"stragglers.rounds={stragglers.rounds} must be at most federation.patience={federation.patience}: an answer "
+        "that comes later is never counted",
+    )
     yield (
         engine != "in-process" and timeout_s < SHORTEST_DEPLOYMENT_S,
         f"federation.timeout_s = {timeout_s:g} must be at least {SHORTEST_DEPLOYMENT_S:g} with the {engine} engine: "
         "Flower needs up to 63 s to notice a dead node",
     )
+
+
+def _innermost(attack: Any) -> Any:
+    """What attacks at last where attacks stand in each other."""
+    while (inner := getattr(attack, "attack", None)) is not None:
+        attack = inner
+    return attack
 
 
 def _name_of(part: AttackSection | None) -> str:
@@ -182,7 +195,9 @@ def _student_model(config: ExperimentConfig, study: Study) -> str:
     return _built(_default_model(study) if name == "auto" else name, study)
 
 
-def _site(config: ExperimentConfig, study: Study, name: str, model: str, out: Path) -> SiteConfig:
+def _site(
+    config: ExperimentConfig, study: Study, name: str, model: str, out: Path, release: Sequence[Any]
+) -> SiteConfig:
     client = config.client
     return SiteConfig(
         site=name,
@@ -206,7 +221,7 @@ def _site(config: ExperimentConfig, study: Study, name: str, model: str, out: Pa
             proxy_sha256=[study.proxy_sha256],
             max_rows_per_round=max(config.federation.rows_per_round, len(study.classes)),
             max_answers=config.federation.rounds,
-            release=_releases(config),
+            release=list(release),
         ),
     )
 
@@ -229,14 +244,19 @@ def attack_of(config: ExperimentConfig) -> Attack | None:
     return None if config.attack is None else build_attack(config.attack.name, config.attack.settings)
 
 
-def _releases(config: ExperimentConfig) -> list[Any]:
-    """What the sites of a simulation release beside votes: what the rule needs, no more."""
-    traits = traits_of(rule_of(config))
-    return [*traits.needs, *(["class-tables"] if traits.subject == "classes" else [])]
+def _releases(config: ExperimentConfig, rules: Iterable[Aggregator]) -> list[Any]:
+    """What the sites of a simulation release beside votes: what the rules and the selector need, no more."""
+    traits = [traits_of(rule) for rule in rules]
+    needs = dict.fromkeys(need for each in traits for need in each.needs)
+    abstentions = [] if config.client.selector is None else ["abstentions"]
+    return [*needs, *abstentions, *(["class-tables"] if any(each.subject == "classes" for each in traits) else [])]
 
 
-def prepare(config: ExperimentConfig, out: Path) -> Setup:
+def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = ()) -> Setup:
     """Data dealt out, site files written, the coordinator's settings complete.
+
+    Args:
+        rules: what the sites will be asked for votes by, if not by the configuration's own rule.
 
     Raises:
         ConfigError, DataError: what was asked for cannot be had.
@@ -288,8 +308,9 @@ def prepare(config: ExperimentConfig, out: Path) -> Setup:
         keep_votes=federation.keep_votes,
     )
     setup = Setup(config, study, settings, models, out)
+    release = _releases(config, tuple(rules) or (rule_of(config),))
     for name, path in setup.site_files.items():
-        write_site(path, _site(config, study, name, models[name], out))
+        write_site(path, _site(config, study, name, models[name], out, release))
     return setup
 
 

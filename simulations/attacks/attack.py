@@ -16,11 +16,13 @@ class Scene:
 
     Attributes:
         honest: [voters, n, classes] probabilities of the honest voters, in order of name; there may be none.
-        own: [n, classes] what this attacker's own model would have voted.
+        own: [n, classes] what this attacker's own model would have voted; on rows that it would have left out, what
+            the honest ones say on average.
         teacher: [n, classes] the last teacher on these rows, uniform where it has none; None in the first round.
         attackers: how many attack.
         clients: all voters, the attackers among them.
         round: from 1.
+        rows: [n] what the rows are called: the same numbers for all attackers of a round. None: 0 to n - 1.
 
     Raises:
         ValueError: shapes that do not fit each other, or more attackers than voters.
@@ -32,9 +34,12 @@ class Scene:
     attackers: int
     clients: int
     round: int
+    rows: Int64 | None = None
 
     def __post_init__(self) -> None:
         fits = self.honest.ndim == 3 and self.honest.shape[1:] == self.own.shape
+        if self.rows is not None and self.rows.shape != self.own.shape[:1]:
+            raise ValueError(f"rows must be {len(self.own)} numbers, one for each row of own")
         if not fits or (self.teacher is not None and self.teacher.shape != self.own.shape):
             raise ValueError("honest, own and teacher must be [voters, n, classes], [n, classes] and [n, classes]")
         if not 1 <= self.attackers <= self.clients:

@@ -9,6 +9,7 @@ import numpy as np
 from simulations.attacks.attack import Attack, Scene, log_vote
 from simulations.attacks.least_likely import LeastLikely
 from strategies.seeds import stream_seed
+from strategies.selection import GOLDEN, splitmix64
 from strategies.soft_labels import Float64, Int64
 
 
@@ -21,7 +22,8 @@ class Partial:
         share: in (0, 1]; that share of the rows, rounded, but at least one.
 
     Guarantees:
-        All attackers of a round touch the same rows, other ones each round.
+        All attackers of a round touch the same rows, also where they are told them in another order; other ones each
+        round.
     """
 
     attack: Attack = field(default_factory=LeastLikely)
@@ -37,9 +39,11 @@ class Partial:
         return sent
 
     def rows(self, scene: Scene) -> Int64:
-        """[share * n] the attacked rows, ascending."""
+        """[share * n] positions of the attacked rows, ascending."""
         total = len(scene.own)
         count = min(total, max(1, round(self.share * total)))
-        # A stream that all attackers know; `rng` would be another one for each of them.
-        shared = np.random.default_rng(stream_seed(scene.round, "attack", "partial"))
-        return np.sort(shared.permutation(total)[:count])
+        numbers = np.arange(total) if scene.rows is None else scene.rows
+        # Ranked by a keyed hash of their numbers, which all attackers know; `rng` is another one for each of them.
+        shared = np.uint64(stream_seed(scene.round, "attack", "partial"))
+        ranked = np.argsort(splitmix64(shared + numbers.astype(np.uint64) * GOLDEN), kind="stable")
+        return np.sort(ranked[:count]).astype(np.int64)

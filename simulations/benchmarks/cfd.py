@@ -18,8 +18,6 @@ from simulations.reporting.traffic import bytes_to
 
 LINKS = {
     "float32": ("float32", "float32"),
-    "float16": ("float16", "float16"),
-    "4 bits": ("quantised:4", "quantised:4"),
     "4 bits, delta, entropy": ("quantised:4+delta+entropy", "quantised:4+delta+entropy"),
     "1 bit": ("quantised:1", "quantised:1"),
     "1 bit, delta, entropy": ("quantised:1+delta+entropy", "quantised:1+delta+entropy"),

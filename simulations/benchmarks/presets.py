@@ -114,7 +114,7 @@ def _facts(best: Sequence[str]) -> str:
     return (
         f"20 sites, two shards each, 40 rounds (`one-shot`: one), seed 1; three seeds for {', '.join(best)}. Bytes "
         f"are of the encoded messages of all clients, until the student first reaches {percent(GOAL)} and in the whole "
-        "run; "
+        "run; `fedmd` first learns the labels of all proxy rows, which the others never see; "
         f"seconds are of the rounds, evaluation of the clients every tenth round left in; {machine()}."
     )
 

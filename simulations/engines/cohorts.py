@@ -16,15 +16,19 @@ from strategies.codecs.float16 import Float16
 from strategies.codecs.float32 import Float32Codec
 from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
-from strategies.soft_labels import Float64
+from strategies.soft_labels import Float64, Int64, SoftLabels
 from strategies.wire import decode_plan, encode_report, plan_round
 
 # The stream that draws who attacks.
 LIARS = "attackers"
+# Rows of each class that a liar says it has: class-count counts more as that many.
+MOST_COUNTS = 2.0**30
 
 
 class AttackedCohort:
     """Some clients lie, knowing all honest answers of the round; see simulations.attacks.
+
+    A liar never abstains, trusts itself fully where scores are asked, and has the most rows where counts are.
 
     Args:
         cohort: the honest network, with an uplink that takes no differences.
@@ -68,19 +72,27 @@ class AttackedCohort:
             yield Reply(own.client, self._lie(own, plan, honest, len(liars)))
 
     def _lie(self, own: ClientReport, plan: RoundPlan, honest: Sequence[ClientReport], attackers: int) -> bytes:
-        rows = own.soft_labels.rows
+        rows, said = plan.ask_rows, _on(plan.ask_rows, honest, plan.classes)
         scene = Scene(
-            honest=_on(rows, honest, plan.classes),
-            own=own.soft_labels.probabilities(),
-            teacher=_last_teacher(plan, own),
+            honest=said,
+            own=_told(own.soft_labels, rows, said.mean(axis=0) if len(honest) else _uniform(rows, plan.classes)),
+            teacher=_last_teacher(plan),
             attackers=attackers,
             clients=len(honest) + attackers,
             round=plan.round,
+            rows=rows,
         )
         rng = np.random.default_rng(stream_seed(self._seed, "attack", plan.round, own.client))
         logits = self._attack.logits(scene, rng).astype(np.float32)
         symbols = link_named(plan.uplink).codec.symbols(logits, rows)
-        return encode_report(own, plan, symbols=symbols)
+        sent = ClientReport(
+            own.client,
+            plan.round,
+            SoftLabels.from_logits(rows, _uniform(rows, plan.classes)),  # the symbols are sent, and may be no labels
+            scores=np.ones(len(rows)) if "scores" in plan.wants else None,
+            counts=np.full(plan.classes, MOST_COUNTS) if "counts" in plan.wants else None,
+        )
+        return encode_report(sent, plan, symbols=symbols)
 
 
 class LateCohort:
@@ -161,20 +173,24 @@ def rehearse(attack: Attack, uplink: str, classes: int) -> None:
         raise ValueError(f"it sends what is no distribution, and strategy.uplink={uplink!r} can carry nothing else")
 
 
-def _on(rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]], honest: Sequence[ClientReport], classes: int) -> Float64:
+def _on(rows: Int64, honest: Sequence[ClientReport], classes: int) -> Float64:
     """[voters, n, classes] what honest clients said of these rows; uniform where one of them abstained."""
-    stacked = np.full((len(honest), len(rows), classes), 1.0 / classes)
-    for index, report in enumerate(sorted(honest, key=lambda report: report.client)):
-        known = np.isin(rows, report.soft_labels.rows)
-        stacked[index, known] = report.soft_labels.probabilities()[np.isin(report.soft_labels.rows, rows)]
-    return stacked
+    ordered = sorted(honest, key=lambda report: report.client)
+    uniform = _uniform(rows, classes)
+    return np.stack([_told(report.soft_labels, rows, uniform) for report in ordered] or [uniform])[: len(ordered)]
 
 
-def _last_teacher(plan: RoundPlan, own: ClientReport) -> Float64 | None:
+def _last_teacher(plan: RoundPlan) -> Float64 | None:
     """[n, classes] what the plan's teacher says of the asked rows; uniform where it says nothing."""
-    if not plan.teachers:
-        return None
-    rows, teacher = own.soft_labels.rows, plan.teachers[0]
-    told = np.full((len(rows), plan.classes), 1.0 / plan.classes)
-    told[np.isin(rows, teacher.rows)] = teacher.probabilities()[np.isin(teacher.rows, rows)]
+    return _told(plan.teachers[0], plan.ask_rows, _uniform(plan.ask_rows, plan.classes)) if plan.teachers else None
+
+
+def _uniform(rows: Int64, classes: int) -> Float64:
+    return np.full((len(rows), classes), 1.0 / classes)
+
+
+def _told(labels: SoftLabels, rows: Int64, otherwise: Float64) -> Float64:
+    """[n, classes] what labels say of these rows, and `otherwise` where they say nothing."""
+    told = otherwise.copy()
+    told[np.isin(rows, labels.rows)] = labels.probabilities()[np.isin(labels.rows, rows)]
     return told

@@ -1,4 +1,4 @@
-"""What the commands around a run do: proxy-fit, forget, bench robustness, check-rule; each leaves files."""
+"""What the commands around a run do: proxy-fit, bench robustness, check-rule; each leaves files."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from client.config import PartSection
-from distillation.data import load_proxy, load_samples
+from distillation.data import load_proxy
 from distillation.export import write_atomically
 from server.config import write_job
-from server.forget import Forgotten, forget
-from server.votes import VotesError, VoteStore
 from simulations.attacks import ATTACKS
 from simulations.benchmarks.heatmap import write_heatmap
 from simulations.config import AttackSection, ConfigError, ExperimentConfig, toml_value
 from simulations.engines.in_process import WorkerPool
-from simulations.preparation import check_config, check_fits, prepare
-from simulations.prepared import Setup, read_config
+from simulations.preparation import check_config, check_fits, prepare, rule_of
+from simulations.prepared import Setup
 from simulations.probes.proxy_fit import Fit, measure
 from simulations.probes.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
-from strategies.aggregators import build_aggregator
+from strategies.aggregator import Aggregator, traits_of
+from strategies.aggregators import AGGREGATORS, build_aggregator
 from strategies.contract import check_aggregator
-from strategies.selection import count_of
 
 
 def fit_of(config: ExperimentConfig, out: Path) -> Fit:
@@ -39,100 +36,21 @@ def fit_of(config: ExperimentConfig, out: Path) -> Fit:
     Raises:
         ConfigError, DataError, WorkerError: what was asked for cannot be had; nothing is left behind.
     """
-    with _study(config, out) as setup:
+    check_config(config)
+    if traits_of(rule_of(config)).subject == "classes":
+        raise ConfigError(
+            f"strategy.aggregator {config.strategy.aggregator.name!r} needs no proxy rows, so that none can be judged: "
+            "set another preset or rule, or run it"
+        )
+    with _own(out), _prepared(config, out) as setup:
         labels = load_proxy(setup.study.proxy, verify=False).samples.labels
         with WorkerPool(
             setup.study.folder, setup.sizes, config.federation.workers, config.federation.timeout_s
         ) as pool:
             fit = measure(setup, pool, None if labels is None else labels.numpy())
         write_atomically(out / "proxy-fit.json", (json.dumps(fit.as_json(), indent=1) + "\n").encode())
-        _write_csv(out / "proxy-fit.csv", [asdict(site) for site in fit.sites])
+        write_csv(out / "proxy-fit.csv", fit.rows())
     return fit
-
-
-def forget_in(run: Path, client: str, out: Path) -> dict[str, Any]:
-    """A finished run without one client's votes; writes forget.json, metrics.csv and the student into `out`.
-
-    Raises:
-        ConfigError: no finished run, none of its clients, other data than it had, or `out` is in use.
-        VotesError: the run kept no votes, or none of this client, or the others' teach nothing.
-    """
-    if not (run / "config.json").is_file():
-        raise ConfigError(f"{run} holds no run: name the folder of results of `consilium run`")
-    config, finished = read_config(run), _finished(run)
-    if client not in finished.clients:
-        raise ConfigError(f"no client is called {client!r}: the names are {', '.join(finished.clients)}")
-    if not (run / "votes").is_dir():
-        raise VotesError(f"{run} kept no votes: run it with --set federation.keep_votes=true")
-    with _study(config, out) as setup:
-        if setup.study.proxy_sha256 != finished.proxy_sha256:
-            raise ConfigError(f"the data is no longer that of {run}: put the files back that it was run with")
-        proxy, test = load_proxy(setup.study.proxy, verify=False), load_samples(setup.study.test)
-        rows = forget(setup.federation, VoteStore(run / "votes"), client, finished.rounds, proxy, test, out)
-        exact = _is_exact(config, rows, _rows_by_round(run))
-        forgotten = {
-            "client": client,
-            "rounds": len(rows),
-            "student_accuracy_before": finished.accuracy,
-            "student_accuracy": rows[-1].student_accuracy,
-            "exact": exact,
-            "statement": (
-                f"This equals a run in which {client} had never answered."
-                if exact
-                else f"No vote of {client} is left. What the others voted and were asked may still depend on {client}: "
-                "to remove that, too, the federation must be run again without it."
-            ),
-        }
-        _write_csv(out / "metrics.csv", [asdict(row) for row in rows])
-        write_atomically(out / "forget.json", (json.dumps(forgotten, indent=1) + "\n").encode())
-    return forgotten
-
-
-class _Finished(NamedTuple):
-    """What forgetting needs of run.json."""
-
-    clients: tuple[str, ...]
-    proxy_sha256: str
-    rounds: int
-    accuracy: float | None
-
-
-def _finished(run: Path) -> _Finished:
-    """What a run came to.
-
-    Raises:
-        ConfigError: it has not ended, or its run.json is broken.
-    """
-    try:
-        told = json.loads((run / "run.json").read_bytes())
-        names = tuple(str(each["client"]) for each in told["clients"]["each"])
-        return _Finished(names, told["proxy_sha256"], told["rounds_done"], told["student"]["accuracy"])
-    except FileNotFoundError:
-        raise ConfigError(f"{run} is not finished: go on with it by consilium run ... --out {run} --resume") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{run / 'run.json'} is broken: name another folder of results") from None
-
-
-def _rows_by_round(run: Path) -> list[int]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [int(row["rows"]) for row in csv.DictReader(file)]
-
-
-def _is_exact(config: ExperimentConfig, rows: Sequence[Forgotten], before: Sequence[int]) -> bool:
-    """Whether nothing that is left depends on the forgotten client: neither votes, nor what was asked, nor the quorum.
-
-    Args:
-        before: rows of the teacher in each round of the run.
-    """
-    federation, strategy = config.federation, config.strategy
-    return (
-        (config.client.distil_epochs == 0 or len(rows) == 1)
-        and federation.mode == "sync"
-        and strategy.choice != "disagreement"
-        and (strategy.cache_rounds == 0 or [row.rows for row in rows] == list(before))
-        and config.attack is None
-        and all(row.votes >= max(1, count_of(federation.quorum, row.asked)) for row in rows)
-    )
 
 
 def robustness_of(
@@ -146,14 +64,16 @@ def robustness_of(
     """The grid attack x aggregator; writes robustness.csv, robustness.svg and cells.jsonl.
 
     Args:
-        rules, attacks: some of the grid's; all where empty.
+        rules: some of the grid's, of AGGREGATORS or module:Name; where empty all of the grid's.
+        attacks: some of the grid's; all where empty.
         seeds: the grid is run with so many seeds, and the points are their mean.
 
     Raises:
-        ConfigError: a rule or an attack that is not in the grid.
+        ConfigError: a rule or an attack that there is not, or that does not go with the study.
     """
-    if unknown := [name for name in rules if name not in RULES and ":" not in name]:
-        raise ConfigError(f"rule {unknown[0]!r} is not in the grid; there are {', '.join(RULES)}, and module:Name")
+    if unknown := [name for name in rules if name not in {*RULES, *AGGREGATORS} and ":" not in name]:
+        known = ", ".join(dict.fromkeys([*RULES, *AGGREGATORS]))
+        raise ConfigError(f"unknown rule {unknown[0]!r}; known: {known}, and module:Name")
     if unknown := [name for name in attacks if name not in ATTACKS]:
         raise ConfigError(f"unknown attack {unknown[0]!r}; known: {', '.join(sorted(ATTACKS))}")
     chosen = {name: RULES.get(name, {"name": name}) for name in rules or RULES}
@@ -164,8 +84,9 @@ def robustness_of(
     ]
     cases = list(dict.fromkeys(cases))  # 2 and 4 of 10 are both one of three
     every = list(_every_cell(config, chosen.values(), cases))
-    for cell_config in every:
+    for cell_config in (config, *every):
         check_config(cell_config)
+    asked_by = [_rule_with_a_student(cell_config) for cell_config in (config, *every)][1:]
     grids: list[Mapping[tuple[str, str], float | None]] = []
     clean: list[dict[str, float | None]] = []
     everything: list[Cell] = []
@@ -174,7 +95,7 @@ def robustness_of(
     with _own(out):
         for seed in range(config.federation.seed, config.federation.seed + seeds):
             federation = config.federation.model_copy(update={"seed": seed})
-            with _prepared(config.model_copy(update={"federation": federation}), out) as setup:
+            with _prepared(config.model_copy(update={"federation": federation}), out, asked_by) as setup:
                 for cell_config in every:
                     check_fits(cell_config, setup.study)
                 write_job(setup.study.folder / "federation.json", setup.federation)
@@ -211,6 +132,21 @@ def _every_cell(
         for name, count in cases:
             attack = AttackSection(name=name, clients=count)
             yield config.model_copy(update={"strategy": strategy, "attack": attack})
+
+
+def _rule_with_a_student(config: ExperimentConfig) -> Aggregator:
+    """The rule of a configuration.
+
+    Raises:
+        ConfigError: its method trains no student.
+    """
+    rule = rule_of(config)
+    if traits_of(rule).subject == "classes":
+        raise ConfigError(
+            f"strategy.aggregator {config.strategy.aggregator.name!r} trains no student, and the grid compares "
+            "accuracies of students: take another rule"
+        )
+    return rule
 
 
 def check_rule_named(name: str, settings: Sequence[str]) -> None:
@@ -257,16 +193,16 @@ def _own(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _prepared(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
-    """A study in `out` for as long as it is needed."""
+def _prepared(config: ExperimentConfig, out: Path, rules: Sequence[Aggregator] = ()) -> Iterator[Setup]:
+    """A study in `out` for as long as it is needed; its sites will be asked by these rules, else by its own."""
     try:
-        yield prepare(config, out)
+        yield prepare(config, out, rules) if rules else prepare(config, out)
     finally:
         shutil.rmtree(out / "checkpoint", ignore_errors=True)
 
 
 @contextmanager
-def _study(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
+def study_in(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
     """A study in a folder of its own, checked before anything is written."""
     check_config(config)
     with _own(out), _prepared(config, out) as setup:
@@ -278,7 +214,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a mapping, all with the keys of the first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

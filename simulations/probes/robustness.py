@@ -19,6 +19,7 @@ from server.config import read_job
 from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError, Reply
 from simulations.attacks import build_attack
+from simulations.config import ConfigError
 from simulations.engines.cohorts import LIARS, AttackedCohort, some_clients
 from simulations.engines.in_process import WorkerPool
 from strategies.presets import PRESETS
@@ -66,7 +67,7 @@ class Cell:
     Attributes:
         attack, attackers: "" and 0 for nobody.
         rule: its name in the grid.
-        accuracy: of the student on the test rows; None where a round failed.
+        accuracy: of the student on the test rows; None where a round failed, which it does under an attack only.
         failed: why.
     """
 
@@ -138,7 +139,7 @@ def run_grid(
     cases: Sequence[tuple[str, int]],
     workers: int,
 ) -> Iterator[Cell]:
-    """Every rule without an attack and under each, as they finish; cells run side by side over the workers.
+    """Every rule without an attack, then under each, as they finish; cells run side by side over the workers.
 
     Args:
         study: folder of a prepared study with federation.json beside it.
@@ -147,14 +148,20 @@ def run_grid(
 
     Raises:
         WorkerError: a cell could not be run.
+        ConfigError: a rule fails where nobody attacks; these cells come first.
     """
     commands = [
         {"do": "robustness", "attack": attack, "attackers": attackers, "rule": rule, "part": dict(part)}
-        for rule, part in rules.items()
         for attack, attackers in [("", 0), *cases]
+        for rule, part in rules.items()
     ]
     with WorkerPool(study, sizes, workers, timeout_s=3600.0) as pool:
         for command, header, _ in pool.answers(commands):
+            if not command["attack"] and header["accuracy"] is None:
+                raise ConfigError(
+                    f"rule {command['rule']!r} fails where nobody attacks ({header['failed']}): leave it out, or "
+                    "change the study"
+                )
             yield Cell(command["attack"], command["attackers"], command["rule"], header["accuracy"], header["failed"])
 
 

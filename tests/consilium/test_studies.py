@@ -111,12 +111,14 @@ def test_proxy_fit_ends_with_a_verdict_and_the_run_that_was_asked_about(file, in
     assert done.exit_code == 0, done.output
     lines = done.output.strip().splitlines()
     assert any(line.startswith("verdict: ") for line in lines)
-    assert sum(line.strip().startswith(("suitable:", "doubtful:", "unsuitable:")) for line in lines) == 4
+    assert sum(line.strip().startswith(("suitable:", "doubtful:", "unsuitable:")) for line in lines) == 5
     assert all(f"site-00{index}" in done.output for index in range(3))
     assert next_line(done) == f"next: consilium run {file} --set client.local_epochs=8"
     told = json.loads(invoke("proxy-fit", file, "--set", "client.local_epochs=8", "--format", "json").stdout)
     assert told["data"].pop("out") == "runs/study-proxy-fit-1"
     assert told["data"] == json.loads(Path("fit/proxy-fit.json").read_text())
+    (ensemble,) = [line.split() for line in lines if line.strip().startswith("ensemble ")]
+    assert ensemble[-2:] == [f"{told['data'][key]:.2f}" for key in ("entropy_nats", "test_entropy_nats")]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,7 @@ def test_proxy_fit_ends_with_a_verdict_and_the_run_that_was_asked_about(file, in
     [
         ("data.proxy=5000", 7, "5000"),
         ("client.selector=nearest", 2, "unknown selector 'nearest'"),
+        ("strategy.preset=feddistill", 2, "strategy.aggregator 'per-class' needs no proxy rows"),
         ("client.lr=1e30", 3, "Diverged"),
     ],
 )
@@ -146,13 +149,26 @@ def test_forgetting_says_what_it_did_and_how_to_use_what_is_left(run):
     assert done.exit_code == 0, done.output
     assert "This equals a run in which site-001 had never answered." in done.output
     assert "student with site-001: " in done.output
+    assert "run/votes still holds the votes of site-001; " in done.output
     command = next_line(done).removeprefix("next: ")
     assert command == (
         """python -c 'import consilium; print(consilium.load_student("run/without-site-001").classes)'"""
     )
-    told = json.loads(invoke("forget", run, "--client", "site-002", "--format", "json").stdout)
-    assert (told["code"], told["data"]["client"], told["data"]["exact"]) == (0, "site-002", True)
-    assert told["data"]["out"] == "run/without-site-002"
+    arguments = ("--client", "site-001", "--delete-votes", "--out", "again", "--format", "json")
+    told = json.loads(invoke("forget", run, *arguments).stdout)
+    assert (told["code"], told["data"]["clients"], told["data"]["exact"]) == (0, ["site-001"], True)
+    assert told["data"]["out"] == "again"
+    assert told["data"]["remains"].startswith("run/votes holds no vote of site-001 any more.")
+    assert not list(run.rglob("client-site-001.safetensors"))
+
+
+def test_several_clients_are_forgotten_into_one_folder(run):
+    done = invoke("forget", run, "--client", "site-002", "--client", "site-001", "--client", "site-002")
+    # three clients: a row needs max(2, ceil(0.3 * 3)) = 2 voters, and one is left
+    assert_refused(done, 8, "without 'site-001', 'site-002' no row of round 1 has the 2 voters that it needs")
+    assert not (run / "votes" / "forgotten.json").exists()
+    told = json.loads(invoke("forget", run, *(("--client", "site-001") * 2), "--format", "json").stdout)
+    assert told["data"]["out"] == "run/without-site-001"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +176,8 @@ def test_forgetting_says_what_it_did_and_how_to_use_what_is_left(run):
     [
         (("nowhere", "--client", "site-001"), 2, "nowhere holds no run"),
         (("run", "--client", "site-009"), 2, "no client is called 'site-009'"),
+        (("run", "--client", "site-001", "--client", "site-009"), 2, "no client is called 'site-009'"),
+        (("run", "--client", "[/bold]"), 2, "no client is called '[/bold]'"),
         (("run", "--client", "site-001", "--out", "used"), 2, "used is no empty folder"),
     ],
 )
@@ -169,6 +187,14 @@ def test_what_cannot_be_forgotten_is_refused_and_nothing_is_written(run, argumen
     before = sorted(Path().rglob("*"))
     assert_refused(invoke("forget", *arguments), code, says)
     assert sorted(Path().rglob("*")) == before
+
+
+def test_stray_files_and_lost_counts_are_told_in_one_sentence(run):
+    (run / "votes" / "round-old").mkdir()
+    assert_refused(invoke("forget", run, "--client", "site-001"), 8, "round-old is no folder of a round's votes")
+    (run / "votes" / "round-old").rmdir()
+    (run / "metrics.csv").unlink()
+    assert_refused(invoke("forget", run, "--client", "site-001"), 2, "metrics.csv is not there")
 
 
 def test_votes_that_were_not_kept_are_a_state_that_is_missing(file, inline, monkeypatch):
@@ -215,6 +241,12 @@ class Last(Borda):
     def aggregate(self, state, ballot, reports):
         last = list(reports)[-1]
         return Outcome(last.soft_labels, state)
+
+
+@dataclass(frozen=True)
+class Failing(Borda):
+    def __post_init__(self):
+        raise RuntimeError("no licence")
 
 
 class Bare:
@@ -268,6 +300,7 @@ def test_a_rule_that_breaks_a_law_is_told_which(own):
         ("broken_module:Rule", (), "aggregator 'broken_module:Rule' cannot be imported (SyntaxError"),
         ("raising_module:Rule", (), "cannot be imported (ZeroDivisionError"),
         ("{own}:Bare", (), "make it a frozen dataclass"),
+        ("{own}:Failing", (), ":Failing' cannot be made (RuntimeError: no licence)"),
         ("{own}:Borda", ("floor=0",), "floor=0 must be above 0"),
         ("{own}:Borda", ("ceiling=1",), "has no setting 'ceiling'; known: floor"),
         ("{own}:Borda", ("floor",), "--set 'floor' must read key=value"),
@@ -342,7 +375,7 @@ def test_the_grid_is_a_table_and_says_where_its_picture_is(file, inline):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--rules", "krum"), "rule 'krum' is not in the grid"),
+        (("--rules", "krum"), "unknown rule 'krum'; known: mean, era"),
         (("--attacks", "backdoor"), "unknown attack 'backdoor'"),
         (("--set", "attack.name=lie"), "the grid has attacks of its own"),
         (("--seeds", "0"), "Invalid value"),

@@ -222,6 +222,20 @@ def test_partial_attackers_touch_the_same_rows_and_others_next_round():
     assert (later != ten[0]).any()
 
 
+@given(seed=st.integers(0, 10**6), share=st.floats(0.05, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_partial_goes_by_the_numbers_of_the_rows_and_not_by_their_places(seed, share):
+    draw = np.random.default_rng(seed)
+    numbers, order = draw.permutation(1000)[:20], draw.permutation(20)
+    scene = replace(random_scene(seed, rows=20), rows=numbers)
+    attack = build_attack("partial", {"share": share})
+    chosen = numbers[attack.rows(scene)]
+    assert set(chosen) == set(numbers[order][attack.rows(replace(scene, rows=numbers[order]))])
+    # without numbers the places are the numbers
+    plain, named = replace(scene, rows=None), replace(scene, rows=np.arange(20))
+    np.testing.assert_array_equal(attack.rows(plain), attack.rows(named))
+
+
 def cross_entropy(mean, vote, share):
     """-sum y ln((1 - a) y + a p), term by term."""
     return -sum(y * math.log((1 - share) * y + share * p) for y, p in zip(mean, vote, strict=True) if y > 0)
@@ -348,6 +362,7 @@ def test_settings_that_do_not_fit_the_classes_are_refused(name, values, says):
         ({"own": OWN[:1]}, "honest, own and teacher must be"),
         ({"honest": HONEST[0]}, "honest, own and teacher must be"),
         ({"teacher": TEACHER[:, :2]}, "honest, own and teacher must be"),
+        ({"rows": np.arange(3)}, "rows must be 2 numbers, one for each row of own"),
         ({"attackers": 0}, r"attackers=0 must be in \[1, 3\]"),
         ({"attackers": 4}, r"attackers=4 must be in \[1, 3\]"),
     ],

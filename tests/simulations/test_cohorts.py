@@ -13,11 +13,12 @@ from simulations.attacks import ATTACKS, build_attack
 from simulations.attacks.attack import Scene
 from simulations.engines.cohorts import AttackedCohort, LateCohort, rehearse, some_clients
 from simulations.experiment import run_experiment
+from strategies.aggregator import Ballot
 from strategies.aggregators import build_aggregator
 from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.soft_labels import SoftLabels, log_softmax
-from strategies.wire import decode_plan, encode_plan, encode_report
+from strategies.wire import decode_answer, decode_plan, encode_plan, encode_report
 
 PROXY_ROWS, CLASSES, SEED = 50, 4, 7
 LINKS = ["float32", "float16", "quantised:1+entropy", "quantised:4", "top-k:2"]
@@ -43,13 +44,19 @@ class Crowd:
         rng = np.random.default_rng([ord(client), plan.round])
         return SoftLabels.from_logits(rows, rng.normal(size=(PROXY_ROWS, plan.classes))[rows])
 
+    def report(self, client, plan):
+        votes = self.votes(client, plan)
+        scores = np.full(len(votes.rows), 0.25) if "scores" in plan.wants else None
+        counts = np.arange(1.0, plan.classes + 1) if "counts" in plan.wants else None
+        return ClientReport(client, plan.round, votes, scores=scores, counts=counts)
+
     def ask(self, plans):
         for client in list(plans)[:: self.order]:
             plan = decode_plan(plans[client], PROXY_ROWS)
             if client in self.silent:
                 yield Reply(client, Failure(client, "crashed"))
             else:
-                yield Reply(client, encode_report(ClientReport(client, plan.round, self.votes(client, plan)), plan))
+                yield Reply(client, encode_report(self.report(client, plan), plan))
 
 
 def plan_of(round_=1, rows=range(0, 40, 2), uplink="float32", classes=CLASSES, **told):
@@ -89,6 +96,7 @@ def test_a_liar_sends_what_the_attack_says_of_all_honest_answers(name):
             attackers=2,
             clients=5,
             round=2,
+            rows=rows,
         )
         rng = np.random.default_rng(stream_seed(SEED, "attack", 2, liar))
         expected = log_softmax(build_attack(name, {}).logits(scene, rng))
@@ -163,10 +171,84 @@ def test_an_honest_client_that_abstains_is_uniform_to_a_liar():
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"nan", "scaled-logits"}))
 @pytest.mark.parametrize("kept", [set(), {5}, {0, 5, 7}])
-def test_a_liar_lies_where_it_would_have_voted(name, kept):
+def test_a_liar_never_abstains_whatever_its_own_model_would_have_left_out(name, kept):
     plan = plan_of(rows=range(10))
-    replies = ask(attacked(name, crowd=Crowd(keeps={"b": kept})), plan)
-    assert list(believed(replies["b"], "b", plan).rows) == sorted(kept)
+    replies = ask(attacked(name, crowd=Crowd(keeps={"b": kept, "a": {1}})), plan)
+    assert believed(replies["b"], "b", plan).rows.tolist() == list(range(10))
+    assert believed(replies["a"], "a", plan).rows.tolist() == [1]
+
+
+def test_where_a_liar_would_have_abstained_its_own_vote_is_what_the_honest_say():
+    plan, seen = plan_of(rows=range(4)), {}
+
+    class Spy:
+        def logits(self, scene, rng):
+            seen["scene"] = scene
+            return log_softmax(np.zeros_like(scene.own))
+
+    def own_of(names, keeps):
+        crowd = Crowd(names, keeps=keeps)
+        ask(AttackedCohort(crowd, ["b"], Spy(), SEED, PROXY_ROWS), plan)
+        return crowd, seen["scene"].own
+
+    crowd, own = own_of("abc", {"b": {1, 2}})
+    np.testing.assert_allclose(own[1:3], crowd.votes("b", plan).probabilities())
+    honest = np.mean([crowd.votes(client, plan).probabilities() for client in "ac"], axis=0)
+    np.testing.assert_allclose(own[[0, 3]], honest[[0, 3]])
+    np.testing.assert_array_equal(seen["scene"].rows, plan.ask_rows)
+    # with nobody honest there is nothing to say
+    np.testing.assert_allclose(own_of("b", {"b": set()})[1], 1 / CLASSES)
+
+
+@pytest.mark.parametrize("wants", [("scores",), ("counts",), ("scores", "counts")])
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_a_liar_trusts_itself_fully_and_has_the_most_rows(name, wants):
+    # honest sites score their rows .25 and have c + 1 rows of class c; the extras are believed whatever the votes are
+    plan = plan_of(rows=range(10), wants=wants)
+    replies = ask(attacked(name, crowd=Crowd(keeps={"b": {3}})), plan)
+    for client, score, counts in (("a", 0.25, [1, 2, 3, 4]), ("b", 1.0, [2**30] * CLASSES)):
+        told = decode_answer(replies[client])
+        assert (told.scores is None, told.counts is None) == ("scores" not in wants, "counts" not in wants)
+        assert told.scores is None or told.scores.tolist() == [score] * 10
+        assert told.counts is None or told.counts.tolist() == counts
+
+
+@pytest.mark.parametrize(("rule", "share"), [("sample-weighted", 0.8), ("class-count", 1.0)])
+def test_scores_and_counts_are_a_way_to_more_say(rule, share):
+    # one honest site and one liar that is certain of class 1: by its score 1 against .25 it has four fifths of the say,
+    # by its rows nearly all
+    plan = plan_of(rows=range(10), wants=("scores", "counts"))
+    settings = {"target": 1, "stay": True}
+    replies = ask(attacked("colluding", ("b",), Crowd("ab"), settings), plan)
+    reports = [check_answer(client, replies[client], plan).report for client in "ab"]
+    part = build_aggregator(rule, {"pool": "probabilities"} if rule == "sample-weighted" else {})
+    teacher = part.aggregate({}, Ballot(plan.ask_rows, CLASSES, 2), reports).teacher.probabilities()
+    honest = reports[0].soft_labels.probabilities()
+    pooled = share * np.eye(CLASSES)[1] + (1 - share) * honest
+    if rule == "class-count":  # column by column, then normalised: 2^30 : c + 1
+        counts = np.array([1, 2, 3, 4])
+        pooled = (2**30 * np.eye(CLASSES)[1] + counts * honest) / (2**30 + counts)
+        pooled /= pooled.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(teacher, pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("attack", ["least-likely", "random", "label-shift"])
+def test_partial_attackers_touch_the_same_rows_whatever_they_would_have_left_out(attack):
+    plan = plan_of(rows=range(1, 41), round_=4)
+    keeps = {"b": {1, 2, 3}, "d": set(range(10, 41))}
+    touched = []
+    for crowd in (Crowd(keeps=keeps), Crowd()):
+        cohort = attacked("partial", ("b", "d"), crowd, {"attack": attack, "share": 0.25})
+        replies = ask(cohort, plan)
+        for client in "bd":
+            own = crowd.votes(client, plan)
+            sent = believed(replies[client], client, plan)
+            at = np.isin(sent.rows, own.rows)
+            changed = set(sent.rows[at][np.abs(sent.log_probs[at] - own.log_probs).max(axis=1) > 1e-4].tolist())
+            touched.append((changed, set(own.rows.tolist())))
+    both = touched[-1][0]
+    assert len(both) == 10  # a quarter of forty
+    assert all(changed == both & known for changed, known in touched)
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"nan", "scaled-logits"}))

@@ -6,6 +6,7 @@ from client.config import load_site
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
 from simulations.preparation import prepare
+from strategies.aggregators import build_aggregator
 
 DELTA = "quantised:1+delta+entropy"
 
@@ -76,6 +77,22 @@ MISFITS = {
         {"attack": {"name": "partial", "attack": "replay"}, "strategy": {"downlink": "float16+delta+entropy"}},
         "attack.name='partial' sends the last teacher back, and .* a downlink without .delta",
         {"attack": {"name": "partial", "attack": "replay"}, "strategy": {"downlink": "float16+entropy"}},
+    ),
+    "a replay in an attack in an attack": (
+        {
+            "attack": {"name": "partial", "attack": {"name": "partial", "attack": "replay"}},
+            "strategy": {"cache_rounds": 5},
+        },
+        "attack.name='partial' sends the last teacher back, and strategy.cache_rounds=5 and .* send only what changed",
+        {
+            "attack": {"name": "partial", "attack": {"name": "partial", "attack": "uniform"}},
+            "strategy": {"cache_rounds": 5},
+        },
+    ),
+    "stragglers that nobody waits for": (
+        {"stragglers": {"share": 0.5, "rounds": 3}, "federation": {"mode": "async", "patience": 2}},
+        "stragglers.rounds=3 must be at most federation.patience=2: an answer that comes later is never counted",
+        {"stragglers": {"share": 0.5, "rounds": 2}, "federation": {"mode": "async", "patience": 2}},
     ),
     "stragglers among real sites": (
         {"stragglers": {"share": 0.5}, "federation": {"engine": "flower-simulation"}},
@@ -170,7 +187,10 @@ def test_a_part_that_there_is_not_is_refused(sections, says, tiny, tmp_path):
         ({"strategy": {"aggregator": "class-count"}}, ["counts"]),
         ({"strategy": {"aggregator": "per-class"}}, ["class-tables"]),
         ({"strategy": {"aggregator": {"name": "per-class", "by_count": True}}}, ["counts", "class-tables"]),
-        ({"strategy": {"aggregator": "sample-weighted"}, "client": {"selector": "certainty"}}, ["scores"]),
+        (
+            {"strategy": {"aggregator": "sample-weighted"}, "client": {"selector": "certainty"}},
+            ["scores", "abstentions"],
+        ),
     ],
 )
 def test_a_simulated_site_releases_what_the_rule_needs_and_no_more(sections, released, tiny, tmp_path):
@@ -180,3 +200,11 @@ def test_a_simulated_site_releases_what_the_rule_needs_and_no_more(sections, rel
         assert policy is not None
         assert policy.release == released
         assert (policy.max_answers, policy.max_rows_per_round) == (2, 40)
+
+
+def test_a_site_that_several_rules_ask_releases_what_any_of_them_needs(tiny, tmp_path):
+    rules = [build_aggregator(name, {}) for name in ("sample-weighted", "mean", "class-count")]
+    around = build_aggregator("median", {"weight": "sample-weighted"})
+    setup = prepare(tiny(client={"selector": "certainty"}), tmp_path / "out", [*rules, around])
+    policies = [load_site(path).policy for path in setup.site_files.values()]
+    assert [set(policy.release) for policy in policies] == [{"scores", "counts", "abstentions"}] * 4

@@ -6,11 +6,14 @@ import json
 import pytest
 
 from simulations.config import ConfigError
+from simulations.engines.cohorts import LIARS, some_clients
 from simulations.experiment import run_experiment
 from simulations.probes.commands import robustness_of
 from simulations.probes.robustness import CASES, RULES, Cell, lost
-from strategies.aggregators import build_aggregator
+from strategies.aggregators import AGGREGATORS, build_aggregator
 
+# Its quantile leaves sites hardly a row to vote on.
+NOBODY = {"name": "kmeans-ratio", "quantile": 0.99}
 # Votes far apart and few rows, so that an attack is seen in two rounds.
 SMALL = {
     "strategy": {"preset": "mean"},
@@ -126,12 +129,37 @@ def test_a_cell_teaches_its_student_as_the_run_does(inline_module, tiny, tmp_pat
     assert told["accuracy"]["median"] == run["student"]["accuracy"]
 
 
-def test_an_attack_that_is_refused_at_the_door_costs_the_answer_and_no_more(inline_module, tiny, tmp_path):
-    told = robustness_of(tiny(**SMALL), tmp_path / "out", ("mean",), ("nan", "scaled-logits"))
-    (clean, nan, scaled) = cells(tmp_path / "out")
-    assert nan["accuracy"] == scaled["accuracy"]  # both are the run without that client
-    assert clean["failed"] == nan["failed"] == ""
-    assert abs(told["lost"]["nan (1)"]["mean"]) < 20
+def test_an_attack_that_is_refused_at_the_door_costs_the_answer_and_no_more(inline, tiny, tmp_path):
+    config = tiny(**SMALL)
+    robustness_of(config, tmp_path / "out", ("mean",), ("nan", "scaled-logits"))
+    clean, nan, scaled = cells(tmp_path / "out")
+    # the run in which the same client refuses every plan
+    inline.refusing = frozenset(some_clients([f"site-{index:03}" for index in range(4)], 1, 1, LIARS))
+    run = run_experiment(config, tmp_path / "run")
+    assert run["failures"]
+    assert nan["accuracy"] == scaled["accuracy"] == run["student"]["accuracy"]
+    assert nan["accuracy"] != clean["accuracy"]
+    assert {cell["failed"] for cell in (clean, nan, scaled)} == {""}
+
+
+def test_sites_release_what_any_rule_of_the_grid_needs(inline_module, tiny, tmp_path):
+    sections = {**SMALL, "client": {"models": ["linear"], "selector": {"name": "kmeans-ratio", "quantile": 0.0}}}
+    rules = ("mean", "class-count", "sample-weighted", "confidence")
+    told = robustness_of(tiny(**sections), tmp_path / "out", rules, ("uniform",))
+    assert told["rules"] == list(rules)
+    assert all(cell["failed"] == "" for cell in cells(tmp_path / "out"))
+    for rule in rules:
+        alone = {**sections, "strategy": {"preset": "mean", "aggregator": rule}}
+        run = run_experiment(tiny(**alone), tmp_path / rule)
+        assert told["accuracy"][rule] == run["student"]["accuracy"]
+
+
+def test_every_rule_with_a_student_can_be_a_column(inline_module, tiny, tmp_path):
+    sections = {**SMALL, "federation": {"rounds": 1}, "client": {"models": ["linear"], "selector": "certainty"}}
+    rules = sorted(set(AGGREGATORS) - {"per-class"})  # which is refused: see below
+    told = robustness_of(tiny(**sections), tmp_path / "out", rules, ("nan",))
+    assert told["rules"] == rules
+    assert min(told["accuracy"].values()) > 0.15  # ten classes
 
 
 def test_a_round_that_fails_is_said_and_is_no_number(inline_module, tiny, tmp_path):
@@ -160,7 +188,17 @@ def test_seeds_are_averaged(inline_module, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("rules", "attacks", "sections", "says"),
     [
-        (("krum",), (), {}, "rule 'krum' is not in the grid; there are mean, era, .*, and module:Name"),
+        (("krum",), (), {}, "unknown rule 'krum'; known: mean, era, .*guarded, .*confidence, .*, and module:Name"),
+        (("sample-weighted",), (), {}, "'sample-weighted' needs the clients' scores, and without client.selector"),
+        (("clustered",), ("nan",), {"strategy": {"cache_rounds": 3}}, "'clustered' gives clients .* of their own"),
+        (("mean", "per-class"), (), {}, "'per-class' trains no student, and .* take another rule"),
+        (("mean",), ("nan",), {"strategy": {"preset": "feddistill"}}, "'per-class' trains no student"),
+        (
+            ("mean", "median"),
+            ("nan",),
+            {"strategy": {"row_quorum": 4}, "client": {"models": ["linear"], "selector": NOBODY}},
+            r"rule 'mean' fails where nobody attacks \(round 1: none of 40 rows .*\): leave it out, or change",
+        ),
         ((), ("backdoor",), {}, "unknown attack 'backdoor'; known: class-covariance"),
         (("no_such_module:Rule",), (), {}, "aggregator 'no_such_module:Rule' cannot be imported"),
         (
