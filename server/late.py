@@ -60,7 +60,7 @@ def together(
         and scores by row; one that has nothing to add is as it came.
     """
     rows = late_rows(believed, round_)
-    earlier = (_only(report, rows) for report in held)
+    earlier = (_only(report, rows) for report in held if len(rows))
     parts: dict[str, list[ClientReport]] = {}
     for report in (*believed, *(some for some in earlier if len(some.soft_labels.rows))):
         parts.setdefault(report.client, []).append(_aged(report, round_ - report.round, staleness))

@@ -67,9 +67,9 @@ def pool(
             sums.votes.add(votes, at, vouched=True)
             continue
         by_row = np.full(len(votes), trust)
+        into = sums
         if by_row.min(initial=1.0) < _SMALL_TRUST:
-            faint = faint or _Sums(WideOrderFreeSum(shape, bound), WideOrderFreeSum(shape[:1], 2.0))
-        into = sums if faint is None or by_row.min(initial=1.0) >= _SMALL_TRUST else faint
+            into = faint = faint or _Sums(WideOrderFreeSum(shape, bound), WideOrderFreeSum(shape[:1], 2.0))
         # Soft labels are finite and normalised and a weight is at most 1: that was checked when they were made.
         into.votes.add(votes, at, vouched=True)
         into.trust.add(by_row, at, vouched=True)
