@@ -19,7 +19,7 @@ from server.checks import Failure
 from server.config import FederationConfig
 from server.standing import Standing
 
-_SCHEMA = 2
+_SCHEMA = 3
 Tensor = TypeVar("Tensor")
 
 

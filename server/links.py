@@ -24,12 +24,12 @@ class News:
     """What one round's answers say of the links, collected while they stream through; each client is in it once.
 
     Attributes:
-        seen: by client, the round of the difference that it has applied.
+        applied: by client, the round of the difference that it has applied, and the rows of that.
         heard: by client, what it has sent by now.
         lost: clients whose difference fitted nothing: the next plan carries everything, and asks for as much.
     """
 
-    seen: dict[str, int] = field(default_factory=dict)
+    applied: dict[str, tuple[int, Int64]] = field(default_factory=dict)
     heard: dict[str, Table] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
 
@@ -37,10 +37,23 @@ class News:
         """A believed answer to `plan` from a client that had sent `before`; the universe has `total` rows."""
         client, votes, symbols = believed.report.client, believed.report.soft_labels, believed.symbols
         if plan.sync is not None:
-            self.seen[client] = plan.round
+            self.applied[client] = plan.round, plan.sync.changed
         if link_named(plan.uplink).delta:
             held = Table.empty(total, symbols.shape[1]) if before is None or believed.key else before
             self.heard[client] = held.changed(plan.round, votes.rows, symbols)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What one client is known to hold of what was said.
+
+    Attributes:
+        round: the newest whose difference it is known to have applied. Only an answer moves it.
+        current: [total / 8] one bit a row: what it holds there is what was said last.
+    """
+
+    round: int
+    current: UInt8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,13 +63,13 @@ class Links:
     Attributes:
         symbols: [total, width] what the last plans said of every row, in the downlink's codec.
         changed: [total] the round whose plan first said so; 0: never said.
-        seen: by client, the newest round whose difference it is known to have applied. Only an answer moves it.
+        told: by client, what it is known to hold of that; who holds nothing is not in it.
         heard: by client, what it last sent; kept where the uplink takes differences.
     """
 
     symbols: UInt8
     changed: Int64
-    seen: Mapping[str, int] = field(default_factory=dict)
+    told: Mapping[str, Told] = field(default_factory=dict)
     heard: Mapping[str, Table] = field(default_factory=dict)
 
     @classmethod
@@ -67,29 +80,46 @@ class Links:
 
     def published(self, round_: int, teacher: SoftLabels, downlink: str) -> Links:
         """After the plans of `round_` are known to say this; a row is changed only if its symbols are."""
-        told = vote_symbols(teacher, downlink)
-        news = (self.changed[teacher.rows] == 0) | (self.symbols[teacher.rows] != told).any(axis=1)
+        said, rows = vote_symbols(teacher, downlink), teacher.rows
+        news = (self.changed[rows] == 0) | (self.symbols[rows] != said).any(axis=1)
         symbols, changed = self.symbols.copy(), self.changed.copy()
-        symbols[teacher.rows[news]], changed[teacher.rows[news]] = told[news], round_
-        return replace(self, symbols=symbols, changed=changed)
+        symbols[rows[news]], changed[rows[news]] = said[news], round_
+        same = ~self._bits(rows[news])
+        told = {name: replace(one, current=one.current & same) for name, one in self.told.items()}
+        return replace(self, symbols=symbols, changed=changed, told=told)
 
-    def sync(self, client: str, rows: Int64) -> Sync:
-        """The difference between what a client holds and what there is: everything since the last plan it carried out.
+    def missing(self, client: str, rows: Int64) -> tuple[int, Int64]:
+        """The round of the last plan that a client is known to have carried out, 0: none; and which rows it lacks.
+
+        What it lacks beside them can wait until a teacher names it, and by then may have changed once more.
 
         Args:
-            rows: that the teacher names.
+            rows: that the teacher names; all were said before.
         """
-        base = self.seen.get(client, 0)
-        news = np.flatnonzero(self.changed > base).astype(np.int64)
+        if client not in self.told:
+            return 0, rows
+        one = self.told[client]
+        return one.round, rows[np.unpackbits(one.current, count=len(self.changed))[rows] == 0]
+
+    def sync(self, base: int, rows: Int64, news: Int64) -> Sync:
+        """The difference for all that hold `rows` but for `news` since the plan of round `base`."""
         return Sync(base, rows, symbols_digest(rows, self.symbols[rows]), news, self.symbols[news])
 
     def after(self, news: News) -> Links:
-        """After a round's answers."""
-        return replace(
-            self,
-            seen={**_without(self.seen, news.lost), **news.seen},
-            heard={**_without(self.heard, news.lost), **news.heard},
-        )
+        """After a round's answers, also those to earlier plans."""
+        told = _without(self.told, news.lost)
+        applied = {name: self._applied(told.get(name), *one) for name, one in news.applied.items()}
+        return replace(self, told={**told, **applied}, heard={**_without(self.heard, news.lost), **news.heard})
+
+    def _applied(self, before: Told | None, round_: int, rows: Int64) -> Told:
+        """What a client holds after the difference that said `rows` in this round; some may have changed since."""
+        current = self._bits(rows[self.changed[rows] <= round_])
+        return Told(round_, current if before is None else current | before.current)
+
+    def _bits(self, rows: Int64) -> UInt8:
+        at = np.zeros(len(self.changed), bool)
+        at[rows] = True
+        return np.packbits(at)
 
     def have(self, client: str) -> int:
         """The round of the client's last answer that a difference may refer to."""
@@ -97,29 +127,33 @@ class Links:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As named arrays, for a checkpoint."""
-        told: dict[str, NDArray[Any]] = {"symbols": self.symbols, "changed": self.changed}
-        told |= {f"seen.{client}": np.array(round_, np.int64) for client, round_ in self.seen.items()}
+        arrays: dict[str, NDArray[Any]] = {"symbols": self.symbols, "changed": self.changed}
+        for client, one in self.told.items():
+            arrays |= {f"told.{client}": one.current, f"told-round.{client}": np.array(one.round, np.int64)}
         for client, table in self.heard.items():
-            told |= {f"heard.{client}": table.symbols, f"heard-round.{client}": np.array(table.round, np.int64)}
-        return told
+            arrays |= {f"heard.{client}": table.symbols, f"heard-round.{client}": np.array(table.round, np.int64)}
+        return arrays
 
     @classmethod
-    def of_arrays(cls, told: Mapping[str, NDArray[Any]]) -> Links:
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Links:
         """What arrays() described.
 
         Raises:
             KeyError: an array is missing.
         """
-        seen = {name: int(told[f"seen.{name}"]) for name in _named(told, "seen.")}
-        heard = {
-            name: Table(int(told[f"heard-round.{name}"]), told[f"heard.{name}"]) for name in _named(told, "heard.")
+        told = {
+            name: Told(int(arrays[f"told-round.{name}"]), arrays[f"told.{name}"]) for name in _named(arrays, "told.")
         }
-        return cls(told["symbols"], told["changed"], seen, heard)
+        heard = {
+            name: Table(int(arrays[f"heard-round.{name}"]), arrays[f"heard.{name}"])
+            for name in _named(arrays, "heard.")
+        }
+        return cls(arrays["symbols"], arrays["changed"], told, heard)
 
 
-def _without(told: Mapping[str, _Value], lost: Collection[str]) -> Mapping[str, _Value]:
-    return {name: value for name, value in told.items() if name not in lost}
+def _without(known: Mapping[str, _Value], lost: Collection[str]) -> Mapping[str, _Value]:
+    return {name: value for name, value in known.items() if name not in lost}
 
 
-def _named(told: Mapping[str, Any], prefix: str) -> Sequence[str]:
-    return sorted(key.removeprefix(prefix) for key in told if key.startswith(prefix))
+def _named(arrays: Mapping[str, Any], prefix: str) -> Sequence[str]:
+    return sorted(key.removeprefix(prefix) for key in arrays if key.startswith(prefix))

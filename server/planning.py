@@ -15,6 +15,8 @@ from strategies.selection import disputed_rows, drawn, proxy_draw
 from strategies.soft_labels import Int64, SoftLabels
 from strategies.wire import encode_plan
 
+_NO_ROWS = np.empty(0, np.int64)
+
 
 def round_rows(exchange: Exchange, standing: Standing, round_: int) -> Int64:
     """The rows of a round's teacher."""
@@ -89,25 +91,26 @@ def _plans(
     plans = {}
     differs = spoken is not None and _differs(exchange, standing)
     for client in asked:
+        have = links.have(client)
+        base, news = links.missing(client, spoken.rows) if spoken is not None and differs else (0, _NO_ROWS)
         # What a plan depends on beside the round.
-        key = (links.seen.get(client, 0) if differs else 0, links.have(client), client if standing.personal else "")
+        key = (base, news.tobytes(), have, client if standing.personal else "")
         if key not in shared:
-            shared[key] = _plan(standing, links, spoken, differs, client, replace(common, have=links.have(client)))
+            plan = replace(common, have=have)
+            if spoken is not None and differs:
+                plan = replace(plan, sync=links.sync(base, spoken.rows, news))
+            elif spoken is not None:
+                plan = replace(plan, teachers=_whole(standing, spoken, client))
+            shared[key] = plan
         plans[client] = shared[key]
     return plans
 
 
-def _plan(
-    standing: Standing, links: Links, spoken: SoftLabels | None, differs: bool, client: str, common: RoundPlan
-) -> RoundPlan:
-    if spoken is None:
-        return common
-    if differs:
-        return replace(common, sync=links.sync(client, spoken.rows))
+def _whole(standing: Standing, spoken: SoftLabels, client: str) -> tuple[SoftLabels, ...]:
     if standing.choices:
-        return replace(common, teachers=standing.choices)
+        return standing.choices
     own = standing.personal.get(client, spoken)  # who was absent is taught what all said
-    return replace(common, teachers=(own,) if len(own.rows) else ())
+    return (own,) if len(own.rows) else ()
 
 
 def _differs(exchange: Exchange, standing: Standing) -> bool:

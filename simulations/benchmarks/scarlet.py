@@ -15,7 +15,7 @@ from simulations.benchmarks.runs import kept_run
 from simulations.reporting.comparison import human_bytes, percent
 
 # Of 40 rounds; 50, the paper's, would never expire here.
-DURATIONS = (0, 10, 20)
+DURATIONS = (0, 10, 20, 30)
 PARTICIPATION = (1.0, 0.5)
 
 

@@ -58,7 +58,9 @@ def full(exchange):
     table = Table.empty(50, 1).changed(7, np.array([1, 2]), np.array([[3], [4]], np.uint8))
     links = Links.new(50, 3, "quantised:1+delta+entropy").published(7, soft([1, 2]), "quantised:1+delta+entropy")
     # Names that are themselves the endings of our keys.
-    links = links.after(News(seen={"a.rows": 7, "a": 6, "heard.b": 2}, heard={"a": table, "a.rows": table}))
+    rows = np.array([1, 2])
+    applied = {"a.rows": (7, rows), "a": (7, rows[:1]), "heard.b": (2, rows[:0])}
+    links = links.after(News(applied=applied, heard={"a": table, "a.rows": table}))
     cache = LabelCache.empty(50, 3, exchange.cache_rounds).filed(soft([4, 9]), 7)
     return Standing(
         links,
@@ -76,7 +78,13 @@ def test_every_field_comes_back(exchange, tmp_path):
     standing = full(settings)
     got = through_a_file(standing, settings, tmp_path / "c")
     equal(standing, got)
-    assert dict(got.links.seen) == {"a.rows": 7, "a": 6, "heard.b": 2}
+    lacking = {name: got.links.missing(name, np.array([1, 2])) for name in ("a.rows", "a", "heard.b", "c")}
+    assert {name: (base, rows.tolist()) for name, (base, rows) in lacking.items()} == {
+        "a.rows": (7, []),
+        "a": (7, [2]),
+        "heard.b": (2, [1, 2]),
+        "c": (0, [1, 2]),
+    }
     assert (got.links.have("a"), got.links.have("b")) == (7, 0)
     assert [choice.log_probs.tolist() for choice in got.choices] == [
         choice.log_probs.tolist() for choice in standing.choices
