@@ -26,7 +26,7 @@ def voters_needed(clients: int, quorum: float | int) -> int:
 
     Returns:
         min(K, quorum) for a number; min(K, max(2, ceil(quorum * K))) for a share: a row on which one client alone
-        has a say is no row of everybody's teacher unless a number of 1 says so. See quorum_met for weights.
+        has a say is no row of everybody's teacher unless a number of 1 says so.
 
     >>> [voters_needed(clients, 0.3) for clients in (1, 2, 5, 20)], voters_needed(20, 1)
     ([1, 2, 2, 6], 1)
@@ -36,24 +36,18 @@ def voters_needed(clients: int, quorum: float | int) -> int:
     return min(clients, max(2, count_of(quorum, clients)))
 
 
-# A vote with more of a row's trust than this is as good as alone on it.
+# The most of a row's trust that one of several votes has, whatever it or its sender claims: else who is sure among the
+# unsure would be everybody's teacher, word for word, and a liar could be that at will.
 LARGEST_SHARE = 0.9
 
 
-def quorum_met(voters: Int64, largest: Float64, total: Float64, needed: int) -> NDArray[np.bool_]:
-    """Which rows may be in the teacher: enough voters, and no vote that is as good as alone.
+def most_trust(others: Float64) -> Float64:
+    """[n] the most that a vote counts where the others on its row are trusted with `others` together.
 
-    Args:
-        voters: [n] who voted.
-        largest: [n] trust in the most trusted vote.
-        total: [n] trust in all votes.
-        needed: see voters_needed; where one voter is enough, trust is not looked at.
-
-    >>> quorum_met(np.array([3, 3, 1]), np.array([1.0, 1.0, 1.0]), np.array([1.2, 1.05, 1.0]), 2).tolist()
-    [True, False, False]
+    >>> most_trust(np.array([1.0, 0.25])).round(9).tolist()
+    [9.0, 2.25]
     """
-    several: NDArray[np.bool_] = voters >= needed
-    return several if needed < 2 else several & (largest <= (LARGEST_SHARE + 1e-9) * total)
+    return LARGEST_SHARE / (1.0 - LARGEST_SHARE) * others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +127,8 @@ class Aggregator(Protocol):
 
         Guarantees:
             The teacher does not depend on the order of reports, bitwise; scaling all weights changes nothing
-            beyond rounding. A row with fewer voters than the ballot needs is not in it.
+            beyond rounding. A row with fewer voters than the ballot needs is not in it. Where several vote, no vote
+            has more than LARGEST_SHARE of the trust; a median takes over a vote that has half.
         """
         ...
 

@@ -74,6 +74,12 @@ class OrderFreeSum:
             self._anchors[at] += 1
         self.terms += 1
 
+    def take(self, values: NDArray[np.floating], at: Int64) -> None:
+        """Take terms that were added off again, as if they had never been."""
+        shifted: Float64 = np.add(values, self._anchor, dtype=np.float64)
+        self._patterns[at] -= shifted.view(np.int64)
+        self._anchors[at] -= 1
+
     def value(self) -> Float64:
         """The total, rounded once to float64."""
         terms = self._anchors + self._whole
@@ -115,11 +121,22 @@ class WideOrderFreeSum:
         Raises:
             ValueError: a value that is too large or not finite, or the sum already has 2^17 terms.
         """
-        # What the coarse sum keeps of each value; both differences are exact.
+        coarse, fine = self._parts(values)
+        self._coarse.add(coarse, at, vouched=vouched)
+        self._fine.add(fine, at, vouched=vouched)
+
+    def take(self, values: NDArray[np.floating], at: Int64) -> None:
+        """Take terms that were added off again, as if they had never been."""
+        coarse, fine = self._parts(values)
+        self._coarse.take(coarse, at)
+        self._fine.take(fine, at)
+
+    def _parts(self, values: NDArray[np.floating]) -> tuple[Float64, Float64]:
+        """What the coarse sum keeps of each value, and the rest; both differences are exact."""
         kept: Float64 = np.add(values, self._anchor, dtype=np.float64)
         kept -= self._anchor
-        self._coarse.add(kept, at, vouched=vouched)
-        self._fine.add(np.subtract(values, kept, out=kept), at, vouched=vouched)
+        with np.errstate(invalid="ignore"):  # what is not finite is refused when it is added
+            return kept, np.subtract(values, kept, dtype=np.float64)
 
     @property
     def terms(self) -> int:

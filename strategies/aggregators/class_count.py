@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot, Outcome, State, quorum_met
+from strategies.aggregator import LARGEST_SHARE, Ballot, Outcome, State
 from strategies.aggregators.pooling import log_of, probabilities, scaled, trust_of
 from strategies.exact_sum import OrderFreeSum, WideOrderFreeSum
 from strategies.messages import ClientReport
@@ -27,7 +27,7 @@ class ClassCount:
 
     n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
     Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
-    as nothing. A row on which one site has more than nine tenths of all rows is left out, unless `row_quorum` is 1.
+    as nothing, and one on which one of several voters has more than nine tenths of all rows.
     Claims are believed: for sites that have no reason to lie. A weight below 1e-6 counts as 1e-6.
     """
 
@@ -60,11 +60,14 @@ class ClassCount:
         if all_votes.terms == 0:
             raise ValueError("no report to aggregate: check the quorum first")
         rows_of = shares.value() + plain.value()
-        kept = quorum_met(voters + plain.terms, np.maximum(largest, most), rows_of.sum(axis=1), ballot.needed)
+        voters += plain.terms
+        kept = voters >= ballot.needed
+        alone = (voters > 1) & (np.maximum(largest, most) > LARGEST_SHARE * rows_of.sum(axis=1))
         mean = all_votes.value()[kept] / (trusted.value() + plain.terms)[kept][:, None]
         teacher = _ratio(votes.value()[kept], rows_of[kept], mean)
-        total = teacher.sum(axis=1, keepdims=True)
-        return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(_ratio(teacher, total, mean))), state)
+        teacher = _ratio(teacher, teacher.sum(axis=1, keepdims=True), mean)
+        teacher[alone[kept]] = mean[alone[kept]]
+        return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(teacher)), state)
 
 
 def _counts(report: ClientReport) -> Float64:

@@ -12,12 +12,15 @@ from strategies.aggregators.pooling import log_of, mean_probabilities, probabili
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
 
+# What float32 votes and their sum may add to the share of all that could be said.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
     """s_k = min(1, (1 - H(p_k) / ln C) / cap), then the mean of probabilities. Streams; lends its weights.
 
-    Where every vote on a row is uniform, all count alike. FedGEMS (Cheng et al. 2021) weighs by 1 / H instead and
+    Below 1e-6, what rounding makes of uniform votes, all count alike. FedGEMS (Cheng et al. 2021) weighs by 1 / H and
     needs labels of the proxy rows.
 
     Attributes:
@@ -36,7 +39,8 @@ class Entropy:
         # The sum over a short last axis is slow; over the first one it is not.
         by_class = np.ascontiguousarray((probabilities(votes) * votes.log_probs).T)
         entropy_nats = -by_class.sum(axis=0, dtype=np.float64)
-        shares: Float64 = np.minimum(np.maximum((1.0 - entropy_nats / np.log(votes.classes)) / self.cap, 0.0), 1.0)
+        said = np.maximum(1.0 - entropy_nats / np.log(votes.classes), _ROUNDING)
+        shares: Float64 = np.minimum(said / self.cap, 1.0)
         return shares
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:

@@ -29,7 +29,8 @@ class GeometricMedian:
     """y = argmin_g sum_k w_k |p_k - g|, all classes of a row together, L2. Holds all votes.
 
     Weiszfeld's rounds with the correction of Vardi and Zhang where a point is itself a vote; each round leaps ahead
-    (SQUAREM, Varadhan and Roland 2008) where that is nearer. A median that is a vote is found by their criterion.
+    (SQUAREM, Varadhan and Roland 2008) where that is nearer. A median that is a vote is found by their criterion; where
+    votes lie on a line and leave a whole stretch to choose from (two voters, two equal camps) it is the middle.
 
     Guarantees:
         The result lies in the convex hull of the votes. While less than half of a row's weight is malicious it stays
@@ -99,9 +100,11 @@ def _leap(votes: Float64, weights: Float64, at: Float64, first: Float64, second:
 def _at_a_vote(votes: Float64, weights: Float64, at: Float64) -> Float64:
     """[C] the vote of [C, K] that is the median by Vardi and Zhang's criterion, else the point `at`.
 
-    A vote is the median if and only if its weight, with that of votes at the same place, is at least the pull of the
-    others: |sum_k w_k (v_k - v) / |v_k - v||.
+    A vote is a median if and only if its weight, with that of votes at the same place, is at least the pull of the
+    others: |sum_k w_k (v_k - v) / |v_k - v||. Several places that are lie on one line with all votes, at the ends of
+    a stretch of medians and within it.
     """
+    found = []
     cast = np.flatnonzero(weights > 0.0)
     votes, weights = votes[:, cast].T, weights[cast]
     for start in range(0, len(votes), _TRIED):
@@ -112,9 +115,13 @@ def _at_a_vote(votes: Float64, weights: Float64, at: Float64) -> Float64:
         pulls = np.where(here, 0.0, weights / np.where(here, 1.0, distances))
         force = np.linalg.norm(np.matmul(pulls[:, None], apart)[:, 0], axis=1)
         holds = force <= (weights * here).sum(axis=1) * (1.0 + 1e-9)
-        if holds.any():
-            return np.asarray(tried[holds.argmax()], np.float64)
-    return at
+        found.append(tried[holds])
+    medians = np.concatenate(found)
+    if len(medians) == 0:
+        return at
+    axis = np.ptp(medians, axis=0).argmax()
+    ends = medians[[medians[:, axis].argmin(), medians[:, axis].argmax()]]
+    return np.asarray(ends.mean(axis=0), np.float64)
 
 
 def _total_distance(votes: Float64, weights: Float64, at: Float64) -> Float64:

@@ -10,7 +10,7 @@ import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.pooling import TRUST_FLOOR, log_of
-from strategies.aggregators.stacking import stacked
+from strategies.aggregators.stacking import capped, stacked
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
 
@@ -27,7 +27,8 @@ class PerClass:
     Memory: about 5 * 8 * K C^2 bytes, 400 MB for 1,000 clients and 100 classes.
 
     Attributes:
-        by_count: weigh clients by their number of samples of the class; it must be asked for, and is a release.
+        by_count: weigh clients by their number of samples of the class; it must be asked for, and is a release. One of
+            several has at most nine tenths of a class, whatever it claims.
     """
 
     by_count: bool = False
@@ -49,6 +50,7 @@ class PerClass:
         weights = stack.weights[:, stack.positions]
         if self.by_count:
             weights = weights * np.stack([_counts(report) for report in ordered])[:, stack.rows]
+        weights = capped(weights.T).T
         weights = weights / np.where((weights > 0).any(axis=0), weights.max(axis=0), 1.0)
         # A client that has a table and no samples of it says nothing, unless all do.
         weights = np.where(stack.mask[:, stack.positions], np.maximum(weights, TRUST_FLOOR), 0.0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot, Weighting, quorum_met
+from strategies.aggregator import LARGEST_SHARE, Ballot, Weighting, most_trust
 from strategies.exact_sum import OrderFreeSum, WideOrderFreeSum
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float32, Float64, Int64, SoftLabels, floored
@@ -24,7 +24,7 @@ _SMALL_TRUST = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pooled:
-    """A weighted mean on the rows that met the quorum.
+    """A weighted mean on the rows that met the quorum; of several votes none has more than LARGEST_SHARE.
 
     Attributes:
         rows: [n'] of the ballot's rows.
@@ -57,13 +57,14 @@ def pool(
     shape = (len(ballot.rows), width or ballot.classes)
     sums = _Sums(OrderFreeSum(shape, bound), OrderFreeSum(shape[:1], 2.0))
     faint: _Sums | None = None
-    voters, largest = np.zeros(shape[0], np.int64), np.zeros(shape[0])
+    voters, top = np.zeros(shape[0], np.int64), None
     heard, plain = False, 0  # plain: reports on all rows with a weight of 1: the usual ones, counted and not added
+    lone: NDArray[np.floating] = np.empty(0)  # the votes of a plain one; needed where there is one only
     for report in reports:
         heard, at, trust = True, ballot.positions(report), trust_of(report, weighting)
         votes = scaled(vote(report.soft_labels), trust)
         if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
-            plain += 1
+            plain, lone = plain + 1, votes
             sums.votes.add(votes, at, vouched=True)
             continue
         by_row = np.full(len(votes), trust)
@@ -73,14 +74,24 @@ def pool(
         # Soft labels are finite and normalised and a weight is at most 1: that was checked when they were made.
         into.votes.add(votes, at, vouched=True)
         into.trust.add(by_row, at, vouched=True)
-        largest[at] = np.maximum(largest[at], by_row)
         voters[at] += 1
+        top = top or _Top(shape)
+        top.shown(by_row, votes, at, faint=into is faint)
     if not heard:
         raise ValueError("no report to aggregate: check the quorum first")
-    total, trusted = sums.votes.value(), sums.trust.value() + plain
-    if faint is not None:
-        total, trusted = total + faint.votes.value(), trusted + faint.trust.value()
-    kept = quorum_met(voters + plain, np.maximum(largest, float(plain > 0)), trusted, ballot.needed)
+    voters += plain
+    total, trusted = _values(sums, faint, plain)
+    if top is not None:
+        if plain == 1:
+            top.shown(np.ones(shape[0]), lone, slice(None), faint=False)
+        over = np.flatnonzero((voters > 1) & (top.trust > LARGEST_SHARE * trusted))
+        if len(over):
+            top.taken(over, sums, faint)
+            total, trusted = _values(sums, faint, plain)
+            left = np.minimum(top.trust[over], most_trust(trusted[over]))
+            total[over] += (left / top.trust[over])[:, None] * top.votes[over]
+            trusted[over] += left
+    kept = voters >= ballot.needed
     return Pooled(ballot.rows[kept], total[kept] / trusted[kept][:, None])
 
 
@@ -89,6 +100,40 @@ class _Sums(NamedTuple):
 
     votes: OrderFreeSum | WideOrderFreeSum
     trust: OrderFreeSum | WideOrderFreeSum
+
+
+def _values(sums: _Sums, faint: _Sums | None, plain: int) -> tuple[Float64, Float64]:
+    """[n, width] weighted votes, and [n] what they weigh; `plain` of these were counted only."""
+    total, trusted = sums.votes.value(), sums.trust.value() + plain
+    if faint is not None:
+        total, trusted = total + faint.votes.value(), trusted + faint.trust.value()
+    return total, trusted
+
+
+class _Top:
+    """The most trusted vote of each row so far, as it was added; of equals any: none of them has more than half.
+
+    Attributes:
+        trust: [n] in it.
+        votes: [n, width] weighted with it.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.trust, self.votes, self._faint = np.zeros(shape[0]), np.zeros(shape), np.zeros(shape[0], bool)
+
+    def shown(self, trust: Float64, votes: NDArray[np.floating], at: slice | Int64, *, faint: bool) -> None:
+        """A report's weighted votes, and which of two sums they were added to."""
+        more = trust > self.trust[at]
+        if more.any():
+            rows = np.flatnonzero(more) if isinstance(at, slice) else at[more]
+            self.trust[rows], self.votes[rows], self._faint[rows] = trust[more], votes[more], faint
+
+    def taken(self, rows: Int64, sums: _Sums, faint: _Sums | None) -> None:
+        """Take these rows' votes out of the sums."""
+        for into, of in ((sums, ~self._faint[rows]), (faint, self._faint[rows])):
+            if into is not None:
+                into.votes.take(self.votes[rows[of]], rows[of])
+                into.trust.take(self.trust[rows[of]], rows[of])
 
 
 def trust_of(report: ClientReport, weighting: Weighting | None = None) -> float | Float64:

@@ -16,8 +16,8 @@ from strategies.soft_labels import Float64, SoftLabels
 class SampleWeighted:
     """y = softmax(sum_k s_k l_k / sum_k s_k), s_k(x) the score of client k on row x. Streams; lends its weights.
 
-    Weights multiply scores. Where all scores are 0 they count alike. A row on which one site has more than nine tenths
-    of the scores is left out, unless `row_quorum` is 1: it would be that site's vote.
+    Weights multiply scores. Where all scores are 0 they count alike. One of several sites has at most nine tenths of a
+    row's scores, whatever it claims.
 
     Attributes:
         pool: `logits` pools log-probabilities floored at ln 1e-7 (FedAUX), `probabilities` probabilities.

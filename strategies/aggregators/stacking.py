@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregator import Ballot, quorum_met
+from strategies.aggregator import LARGEST_SHARE, Ballot, most_trust
 from strategies.aggregators.pooling import log_of, trust_of
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float32, Float64, Int64, SoftLabels
@@ -118,27 +118,42 @@ def stacked(ballot: Ballot, reports: Iterable[ClientReport]) -> Stack:
         log_probs[index, at] = report.soft_labels.log_probs
         mask[index, at] = True
         weights[index, at] = trust_of(report)
-    met = quorum_met(mask.sum(axis=0), weights.max(axis=0), weights.sum(axis=0), ballot.needed)
-    positions = np.flatnonzero(met)
-    return Stack(clients, ballot.classes, ballot.rows[positions], positions, log_probs, mask, weights)
+    positions = np.flatnonzero(mask.sum(axis=0) >= ballot.needed)
+    return Stack(clients, ballot.classes, ballot.rows[positions], positions, log_probs, mask, capped(weights.T).T)
+
+
+def capped(weights: Float64) -> Float64:
+    """[m, K] weights, 0 for those who do not count, with the largest of several lowered to LARGEST_SHARE of a row."""
+    over = np.flatnonzero(weights.max(axis=1, initial=0.0) > LARGEST_SHARE * weights.sum(axis=1))
+    over = over[(weights[over] > 0.0).sum(axis=1) > 1]
+    if len(over) == 0:
+        return weights
+    others, top = weights[over], weights[over].argmax(axis=1)[:, None]
+    largest = np.take_along_axis(others, top, axis=1)
+    np.put_along_axis(others, top, 0.0, axis=1)
+    lowered = np.minimum(largest, most_trust(others.sum(axis=1, keepdims=True)))
+    np.put_along_axis(others, top, lowered, axis=1)
+    weights = weights.copy()
+    weights[over] = others
+    return weights
 
 
 def weighted_mean(probabilities: Float64, weights: Float64) -> Float64:
-    """Mean of [m, C, K] votes by [m, K] weights, not all 0 on a row: [m, C]."""
+    """Mean of [m, C, K] votes by capped [m, K] weights, not all 0 on a row: [m, C]."""
+    weights = capped(weights)
     pooled: Float64 = np.matmul(probabilities, weights[:, :, None])[:, :, 0] / weights.sum(axis=1)[:, None]
     return pooled
 
 
 def mean_of_kept(votes: Float64, weights: Float64, kept: Mask, needed: int) -> Float64:
-    """[m, C] weighted mean of the kept of [m, C, K] votes; zeros for a row on which one of several is all that is left.
+    """[m, C] weighted mean of the kept of [m, C, K] votes; zeros for a row on which one of several is left alone.
 
     Args:
         needed: voters that the ballot needs.
     """
-    left = weights * kept
-    enough = quorum_met(kept.sum(axis=1), left.max(axis=1), left.sum(axis=1), min(needed, 2))
+    enough = kept.sum(axis=1) >= min(needed, 2)
     pooled = np.zeros(votes.shape[:2])
-    pooled[enough] = weighted_mean(votes[enough], left[enough])
+    pooled[enough] = weighted_mean(votes[enough], (weights * kept)[enough])
     return pooled
 
 

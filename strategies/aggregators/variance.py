@@ -26,8 +26,8 @@ class Variance:
     """y = softmax(sum_k s_k l_k / sum_k s_k), s_k the variance of l_k over classes. Holds all votes.
 
     For s_k the log-probabilities are floored at ln 1e-4, for the pool at ln 1e-7; s_k is capped at 3 times the median
-    over the row's voters (floor and cap are ours), so that one vote cannot outweigh the others by being sure. Weights
-    multiply the capped s_k. A row whose median is 0 counts all votes alike.
+    over the row's voters (floor and cap are ours), so that one vote among three and more cannot outweigh the others by
+    being sure. Weights multiply the capped s_k. A row whose median is 0 counts all votes alike.
 
     Lent to another rule (`weight = "variance"`) s_k has its floor, but no cap: a report is weighed without the
     others.
