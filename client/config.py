@@ -114,7 +114,7 @@ class SiteConfig(Section):
     @property
     def abstains(self) -> bool:
         """Whether the rows that its selector does not keep get no vote; else the selector only makes scores."""
-        return self.policy is not None and "abstentions" in self.policy.release
+        return self.selector is not None and self.policy is not None and "abstentions" in self.policy.release
 
     def limits(self) -> Policy | None:
         """The policy as the checks take it; None where the owner has written none."""

@@ -20,11 +20,13 @@ class Memory:
         told: the labels that plans carried as differences; None where they never did.
         sent: the symbols of this site's own votes; None where the uplink takes no differences.
         competence: the selector's answer, made once a run; None without a selector.
+        selector: which selector that was, with its settings, as JSON.
     """
 
     told: Table | None = None
     sent: Table | None = None
     competence: Selection | None = None
+    selector: str = ""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As named tensors."""
@@ -35,6 +37,7 @@ class Memory:
                 kept[f"{name}.round"] = torch.tensor(table.round)
         if self.competence is not None:
             kept["competence.kept"] = torch.from_numpy(np.ascontiguousarray(self.competence.kept))
+            kept["competence.selector"] = torch.tensor(list(self.selector.encode()), dtype=torch.uint8)
             kept["competence.scores"] = torch.from_numpy(np.ascontiguousarray(self.competence.scores))
         return kept
 
@@ -50,9 +53,8 @@ class Memory:
             for name in ("told", "sent")
             if f"{name}.symbols" in kept
         }
-        competence = (
-            Selection(kept["competence.kept"].numpy(), kept["competence.scores"].numpy())
-            if "competence.kept" in kept
-            else None
-        )
-        return cls(tables.get("told"), tables.get("sent"), competence)
+        if "competence.kept" not in kept:
+            return cls(tables.get("told"), tables.get("sent"))
+        competence = Selection(kept["competence.kept"].numpy(), kept["competence.scores"].numpy())
+        selector = kept["competence.selector"].numpy().tobytes().decode()
+        return cls(tables.get("told"), tables.get("sent"), competence, selector)

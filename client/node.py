@@ -244,10 +244,12 @@ class Node:
         counts = self._counts() if "counts" in plan.wants else None
         if plan.subject == "classes":
             return ClientReport(self.name, plan.round, self._tables(plan), counts=counts), memory
-        competence, section = memory.competence, self._config.selector
-        if competence is None and section is not None:  # once a run, after the first fit
-            competence = self._competence(section, self._learner)
-            memory = replace(memory, competence=competence)
+        section = self._config.selector
+        wanted = "" if section is None else section.model_dump_json()
+        if memory.selector != wanted:  # once a run, after the first fit; and when the site's owner changed it
+            competence = None if section is None else self._competence(section, self._learner)
+            memory = replace(memory, competence=competence, selector=wanted)
+        competence = memory.competence
         rows = plan.ask_rows
         if competence is not None and self._config.abstains:
             rows = rows[competence.kept[rows]]

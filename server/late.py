@@ -71,7 +71,9 @@ def _aged(report: ClientReport, rounds: int, exponent: float) -> ClientReport:
     """A report with the weight that is left to it."""
     if rounds == 0:
         return report
-    return replace(report, weight=max(MIN_WEIGHT, float(report.weight) * (1.0 + rounds) ** -exponent))
+    weight = float(report.weight) * (1.0 + rounds) ** -exponent
+    # One number for all rows has a lower bound; numbers by row have none.
+    return replace(report, weight=weight if weight >= MIN_WEIGHT else np.full(len(report.soft_labels.rows), weight))
 
 
 def _only(report: ClientReport, rows: Int64) -> ClientReport:

@@ -58,7 +58,8 @@ class RoundResult:
     """One finished round.
 
     Attributes:
-        teacher: on the rows of this round that met the quorum; with a cache also on those that were not asked.
+        teacher: on the rows of this round that met the quorum; with a cache also on those that were not asked. In mode
+            `async` also on those of late votes; the last one once more where a round has none of its own.
         ballot: what was voted on, late answers included.
         standing: what the next round needs to know.
         replies: usable answers, `late` of them to earlier plans.
@@ -239,15 +240,16 @@ def _ballot(
         clients: who may have a say: asked now, or earlier and still waited for. The fewer are asked while others are
             late, the more of them a row needs, so that no vote alone becomes everybody's teacher.
     """
-    rows = ask_rows
+    rows, heard = ask_rows, None
     if exchange.mode == "async":
         believed = list(reports)
+        heard = frozenset(report.client for report in believed)
         rows = np.union1d(ask_rows, late_rows(believed, round_)).astype(np.int64)
         reports = iter(together(believed, awaited.held, round_, exchange.staleness))
         awaited.held.extend(believed)
     needed = voters_needed(max(1, clients), exchange.row_quorum)
     seed = stream_seed(exchange.seed, "ties")
-    return Ballot(rows, exchange.classes, clients, needed, round_, seed), reports
+    return Ballot(rows, exchange.classes, clients, needed, round_, seed, heard), reports
 
 
 def _kept(reports: Iterator[ClientReport], ballot: Ballot, keep: Keep) -> Iterator[ClientReport]:
@@ -271,7 +273,7 @@ def _outcome(
 
 
 def _check_replies(exchange: Exchange, tally: _Tally, voices: int, round_: int, awaited: Awaited, waited: bool) -> None:
-    """Whether enough answers were usable; those that may still come count like them while there is a teacher.
+    """Whether enough answers were usable; those that may still come count like them, but one at least has come.
 
     Args:
         voices: who was asked, now or in an earlier round that was still waited for.

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,7 +40,14 @@ class VoteStore:
         home = self.folder / f"round-{ballot.round:05}"
         if not (home / "ballot.safetensors").exists():
             home.mkdir(parents=True, exist_ok=True)
-            told = {"classes": ballot.classes, "clients": ballot.clients, "needed": ballot.needed, "seed": ballot.seed}
+            told: dict[str, Any] = {
+                "classes": ballot.classes,
+                "clients": ballot.clients,
+                "needed": ballot.needed,
+                "seed": ballot.seed,
+            }
+            if ballot.heard is not None:
+                told["heard"] = sorted(ballot.heard)
             data = save({"rows": torch.from_numpy(ballot.rows)}, {"ballot": json.dumps(told)})
             write_atomically(home / "ballot.safetensors", data, durable=True)
         votes = report.soft_labels
@@ -126,7 +134,8 @@ def _ballot(home: Path, round_: int) -> Ballot:
     with safe_open(home / "ballot.safetensors", framework="pt") as archive:
         told = json.loads((archive.metadata() or {})["ballot"])
         rows = archive.get_tensor("rows").numpy()
-    return Ballot(rows, told["classes"], told["clients"], told["needed"], round_, told["seed"])
+    heard = frozenset(told["heard"]) if "heard" in told else None
+    return Ballot(rows, told["classes"], told["clients"], told["needed"], round_, told["seed"], heard)
 
 
 def _report(path: Path) -> ClientReport:

@@ -61,6 +61,7 @@ class Ballot:
         needed: voters that a row needs; see voters_needed.
         round: from 1.
         seed: of draws that break ties.
+        heard: names of those whose answers came in this round, where votes of earlier rounds count as well; None: all.
     """
 
     rows: Int64
@@ -69,6 +70,7 @@ class Ballot:
     needed: int = 1
     round: int = 1
     seed: int = 0
+    heard: frozenset[str] | None = None
 
     def positions(self, report: ClientReport) -> slice | Int64:
         """Where a report's rows stand among the ballot's.

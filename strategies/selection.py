@@ -107,12 +107,14 @@ def count_of(share: float, total: int) -> int:
 
 
 def participants(seed: int, round_: int, clients: Sequence[str], participation: float) -> tuple[str, ...]:
-    """The clients that a round asks: ceil(participation * clients) of them, at least one, sorted by name.
+    """The clients that a round asks: ceil(participation * clients) of them, at least two if there are, sorted by name.
+
+    One alone would be everybody's teacher.
 
     >>> participants(0, 1, ["b", "a", "c"], 1.0)
     ('a', 'b', 'c')
     """
     ordered = sorted(clients)
-    count = max(1, count_of(participation, len(ordered)))
+    count = max(min(2, len(ordered)), count_of(participation, len(ordered)))
     chosen = drawn(Draw(stream_seed(seed, "participants", round_), len(ordered), 0, count))
     return tuple(ordered[i] for i in chosen)

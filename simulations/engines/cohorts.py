@@ -21,14 +21,15 @@ from strategies.wire import decode_plan, encode_report, plan_round
 
 # The stream that draws who attacks.
 LIARS = "attackers"
-# Rows of each class that a liar says it has: class-count counts more as that many.
-MOST_COUNTS = 2.0**30
+# Who claims over nine tenths of all rows is believed no more than the others: all liars together claim eight ninths.
+COUNTS_PER_HONEST = 8.0
 
 
 class AttackedCohort:
     """Some clients lie, knowing all honest answers of the round; see simulations.attacks.
 
-    A liar never abstains, trusts itself fully where scores are asked, and has the most rows where counts are.
+    A liar never abstains, trusts itself fully where scores are asked, and claims rows where counts are: of each class
+    eight times the honest ones' together, divided among the liars.
 
     Args:
         cohort: the honest network, with an uplink that takes no differences.
@@ -90,7 +91,7 @@ class AttackedCohort:
             plan.round,
             SoftLabels.from_logits(rows, _uniform(rows, plan.classes)),  # the symbols are sent, and may be no labels
             scores=np.ones(len(rows)) if "scores" in plan.wants else None,
-            counts=np.full(plan.classes, MOST_COUNTS) if "counts" in plan.wants else None,
+            counts=_claimed(honest, plan.classes) / attackers if "counts" in plan.wants else None,
         )
         return encode_report(sent, plan, symbols=symbols)
 
@@ -173,11 +174,27 @@ def rehearse(attack: Attack, uplink: str, classes: int) -> None:
         raise ValueError(f"it sends what is no distribution, and strategy.uplink={uplink!r} can carry nothing else")
 
 
+def _claimed(honest: Sequence[ClientReport], classes: int) -> Float64:
+    """[classes] rows that all liars together say they have."""
+    counts = [report.counts for report in honest if report.counts is not None]
+    claimed: Float64 = np.maximum(COUNTS_PER_HONEST * np.sum([np.zeros(classes), *counts], axis=0), 1.0)
+    return claimed
+
+
 def _on(rows: Int64, honest: Sequence[ClientReport], classes: int) -> Float64:
-    """[voters, n, classes] what honest clients said of these rows; uniform where one of them abstained."""
+    """[voters, n, classes] what honest clients said of these rows; where one abstained the mean of the others'.
+
+    So the mean of all is that of who voted, and no vote that was never cast does more harm than one that was.
+    """
     ordered = sorted(honest, key=lambda report: report.client)
-    uniform = _uniform(rows, classes)
-    return np.stack([_told(report.soft_labels, rows, uniform) for report in ordered] or [uniform])[: len(ordered)]
+    voted = [np.isin(rows, report.soft_labels.rows) for report in ordered]
+    if not ordered:
+        return np.empty((0, len(rows), classes))
+    nothing = np.zeros((len(rows), classes))
+    told = np.stack([_told(report.soft_labels, rows, nothing) for report in ordered])
+    voters = np.sum(voted, axis=0)[:, None]
+    mean = np.where(voters > 0, told.sum(axis=0) / np.maximum(voters, 1), 1.0 / classes)
+    return np.where(np.stack(voted)[:, :, None], told, mean)
 
 
 def _last_teacher(plan: RoundPlan) -> Float64 | None:

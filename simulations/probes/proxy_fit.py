@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ COVERED_BOUNDS = (0.5, 0.25)
 # sites' own kind of rows, else a verdict is at best doubtful. Of ten classes that is 28% of a class found, of two 60%,
 # and 0.145 or 0.525 for its likeliest class: where sites know two classes of ten each, 0.2 is all that there can be.
 LEARNT_RECALL, LEARNT_CONFIDENCE = 0.2, 0.05
+# Where more of the rows than this have one voter only, a verdict is at best doubtful.
+MOST_ALONE = 0.5
 VERDICTS = ("suitable", "doubtful", "unsuitable")
 
 
@@ -35,7 +37,7 @@ class Site:
 
     Attributes:
         kept: share of the proxy rows that its selector keeps.
-        agreement: share of the rows that it votes on, and that have a quorum, on which its likeliest class is the
+        agreement: share of the rows that it votes on, with enough others, on which its likeliest class is the
             ensemble's; None where there are no such rows.
         entropy_nats: mean of its votes there.
         test_entropy_nats: mean of its votes on the test rows.
@@ -53,7 +55,8 @@ class Fit:
     """How a proxy set suits the sites of a study.
 
     With a client.selector, whatever is said of the ensemble on proxy rows is said of the votes that its sites cast, on
-    the rows with enough of them; without such rows it is None. On test rows everybody votes.
+    the rows with enough of them; without such rows it is None. On test rows as many vote, and the same ones, as on
+    proxy rows.
 
     Attributes:
         verdict: suitable, doubtful or unsuitable; the worst of its reasons.
@@ -148,9 +151,14 @@ def judge(
     cast = kept if needed else np.ones_like(kept)
     taught = cast.sum(axis=0) >= max(1, needed)
     covered = float(taught.mean() if needed else kept.any(axis=0).mean())
-    pool = _pooled(proxy[:, taught], cast[:, taught]) if taught.any() else None
-    home = _pooled(test, np.ones(test.shape[:2], bool))
-    recall = None if test_labels is None else _recall(home.hard, test_labels)
+    all_home = _pooled(test, np.ones(test.shape[:2], bool))
+    recall = None if test_labels is None else _recall(all_home.hard, test_labels)
+    pool, home = None, all_home
+    if taught.any():
+        pool = _pooled(proxy[:, taught], cast[:, taught])
+        # Few voters agree with their mean more often than many: the yardstick has as many on each row.
+        as_many = cast[:, taught][:, np.arange(test.shape[1]) % taught.sum()]
+        home = replace(_pooled(test, as_many), balance=all_home.balance)
     shares = np.zeros(len(classes)) if pool is None else pool.shares
     hard = np.zeros(len(taught), np.int64)
     if pool is not None:
@@ -158,7 +166,8 @@ def judge(
     found = [
         *([] if pool is None else _compared(pool, home, classes)),
         _coverage(covered, kept, needed),
-        _learnt(home.confidence, recall, len(classes)),
+        *([] if pool is None else _alone(cast[:, taught])),
+        _learnt(all_home.confidence, recall, len(classes)),
     ]
     return Fit(
         VERDICTS[max(grade for grade, _ in found)],
@@ -275,6 +284,14 @@ def _coverage(covered: float, kept: NDArray[np.bool_], needed: int) -> tuple[int
         voters = f"{needed} voter{'s' * (needed > 1)} that a row needs"
         sentence = f"{covered:.0%} of the proxy rows have the {voters} (strategy.row_quorum); {typical}"
     return _graded(covered, COVERED_BOUNDS, sentence)
+
+
+def _alone(cast: NDArray[np.bool_]) -> list[tuple[int, str]]:
+    """Whether anybody could contradict a vote on the [sites, n] rows that are taught: one alone agrees with itself."""
+    alone = float((cast.sum(axis=0) == 1).mean())
+    if len(cast) < 2 or alone <= MOST_ALONE:
+        return []
+    return [(1, f"{alone:.0%} of these rows have one voter: whether others would say the same cannot be seen")]
 
 
 def _learnt(confidence: float, recall: float | None, classes: int) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,19 @@ class Cell:
     failed: str = ""
 
 
-class _Forgetful:
+class _InMemory:
     """A site's state that nobody needs after the cell."""
 
+    def __init__(self) -> None:
+        self._state: SiteState | None = None
+
     def load(self) -> SiteState | None:
-        """Nothing was ever saved."""
-        return None
+        """The last saved state."""
+        return self._state
 
     def save(self, state: SiteState, after: int) -> None:
-        """Nothing is kept."""
+        """Keep it as it is now: the model goes on learning in its own tensors."""
+        self._state = replace(state, learner={key: value.clone() for key, value in state.learner.items()})
 
 
 class _DirectCohort:
@@ -97,7 +101,7 @@ class _DirectCohort:
         for name, path in sites.items():
             config = load_site(path)
             private = load_private(path.parent / config.private, config.target, proxy)
-            self._nodes[name] = Node(config, proxy, private, _Forgetful())  # type: ignore[arg-type]
+            self._nodes[name] = Node(config, proxy, private, _InMemory())  # type: ignore[arg-type]
         self.clients: Sequence[str] = sorted(sites)
 
     def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:

@@ -21,10 +21,10 @@ class ExpGuard:
     """y = sum_k w_k exp(g_k) p_k over the row's voters, normalised. Nobody is dropped. Holds all votes.
 
     d_k is the mean L2 distance of client k's votes to the teacher of `base`, over its rows. After each round
-    g_k <- g_k - step * d_k + c for the round's voters, c such that the sum of their exp(g) stays what it was: neither
-    voting nor staying away wins or costs trust (the sleeping experts of Freund et al. 1997; subtracting the plain
-    mean of d would let the present grow away from honest absentees with every attack). A new client starts with the
-    mean trust of the known, exp(g), times exp(-probation).
+    g_k <- g_k - step * d_k + c for those whose answers came in it, in time or late, c such that the sum of their exp(g)
+    stays what it was: neither voting nor staying away wins or costs trust (the sleeping experts of Freund et al. 1997;
+    subtracting the plain mean of d would let the present grow away from honest absentees with every attack). A new
+    client starts with the mean trust of the known, exp(g), times exp(-probation).
 
     Weights multiply exp(g) in the teacher and count in `base`; distances and trust do not see them.
 
@@ -61,7 +61,8 @@ class ExpGuard:
         outcome = self.base.aggregate(theirs, ballot, reports)
         stack = stacked(ballot, reports).only(outcome.teacher.rows)
         before = self._trust(ours, stack.clients)
-        after = _moved(before, self.step * _distances(stack, outcome.teacher))
+        heard = [ballot.heard is None or name in ballot.heard for name in stack.clients]
+        after = _moved(before, np.where(heard, self.step * _distances(stack, outcome.teacher), np.nan))
         kept = {**ours, **dict(zip(stack.clients, after, strict=True))}
         logs = {_KEY + name: np.array(value, np.float64) for name, value in sorted(kept.items())}
         return Outcome(stack.teacher(lambda block: _trusted_mean(block, after)), {**outcome.state, **logs})

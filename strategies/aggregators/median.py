@@ -26,7 +26,8 @@ class Median:
 
     Guarantees:
         A class's value before renormalising lies between those of trusted voters while less than half of a row's
-        weight is malicious. Uniform votes of free riders count like any other: five of ten are half of the weight.
+        weight is malicious, unless all classes come out as nothing: the mean has no such bound. Uniform votes of free
+        riders count like any other: five of ten are half of the weight.
     """
 
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:

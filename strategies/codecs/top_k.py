@@ -32,6 +32,7 @@ class TopK:
 
     Guarantees:
         Round trip error: a kept log-probability moves by at most 2^-11 of itself; each other one becomes their mean.
+        Who believes a vote then takes the log of its sum away from all of its classes, at most ln(classes) 2^-11.
         A tie for the last place is decided by a hash of (row, class): no class is preferred.
     """
 

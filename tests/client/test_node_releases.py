@@ -68,6 +68,30 @@ def test_a_site_leaves_rows_out_only_if_its_owner_lets_abstentions_leave_and_ask
     assert selector.made[0] == selector.made[1]
 
 
+def test_what_the_owner_changes_of_the_selector_holds_from_the_next_answer_on(
+    site_file, make_plan, selector, change, plans
+):
+    def abstained(plan):
+        told = decode_answer(Node.open(site_file).answer(encode_plan(plan))).voted
+        rows = plan.ask_rows if told is None else plan.ask_rows[told]
+        assert rows.tolist() in (plan.ask_rows.tolist(), plan.ask_rows[plan.ask_rows % 3 == 0].tolist())
+        return len(rows) < len(plan.ask_rows)
+
+    first, second, third, fourth = (
+        dataclasses.replace(plan, ask_rows=np.arange(12)) for plan in plans(site_file, make_plan, 4)
+    )
+    release = {"release": ["abstentions"]}
+    change(site_file, selector=SelectorSection(name="thirds"), policy=release)
+    assert abstained(first)
+    change(site_file, selector=None)
+    assert not abstained(second)
+    change(site_file, selector=SelectorSection(name="thirds"))
+    assert abstained(third)
+    change(site_file, selector=SelectorSection(name="thirds", on="model"))
+    assert abstained(fourth)
+    assert [on for on, _ in selector.asked] == ["inputs", "inputs", "model"]
+
+
 def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan, selector, change, spied, monkeypatch):
     change(site_file, selector=SelectorSection(name="thirds", on="model"), policy={"release": ["abstentions"]})
     node = Node.open(site_file)

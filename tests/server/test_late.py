@@ -51,7 +51,7 @@ def test_on_every_row_a_client_has_its_newest_vote(cast, scored, order):
             origin = reports[client, round_]
             at = origin.soft_labels.rows.tolist().index(row)
             assert one.soft_labels.log_probs[index].tolist() == origin.soft_labels.log_probs[at].tolist()
-            left = max(0.001, origin.weight * (1 + ROUND - round_) ** -0.5)
+            left = origin.weight * (1 + ROUND - round_) ** -0.5
             assert np.broadcast_to(one.weight, len(counted))[index] == left
             assert one.scores is None or one.scores[index] == origin.scores[at]
 

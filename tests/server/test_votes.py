@@ -1,6 +1,7 @@
 """Kept votes come back as they counted."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def test_reports_and_ballot_come_back_bit_for_bit(tmp_path):
         for name in ("scores", "counts"):
             mine, theirs = getattr(one, name), getattr(other, name)
             assert (mine is None and theirs is None) or mine.tobytes() == theirs.tobytes()
+
+
+def test_who_was_heard_in_the_round_comes_back(tmp_path):
+    for round_, heard in ((1, None), (2, frozenset()), (3, frozenset({"a", "b c"}))):
+        VoteStore(tmp_path).keep(report("a", round_=round_), replace(BALLOT, round=round_, heard=heard))
+    assert [ballot.heard for ballot, _ in VoteStore(tmp_path).rounds()] == [None, frozenset(), {"a", "b c"}]
 
 
 def test_rounds_come_in_their_order(tmp_path):

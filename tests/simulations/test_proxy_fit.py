@@ -90,6 +90,21 @@ def test_where_sites_abstain_only_votes_that_are_cast_on_rows_with_enough_of_the
     assert judge(*told, needed=2) == fit
 
 
+def test_one_voter_a_row_agrees_with_itself_and_that_says_nothing_of_the_proxy():
+    rng = np.random.default_rng(0)
+    sure, test = np.eye(3)[rng.integers(3, size=(4, 40))], np.eye(3)[np.tile(np.arange(40) % 3, (4, 1))]
+    own = np.arange(40) % 4 == np.arange(4)[:, None]  # certain, at random, on rows of its own
+    fit = judge(list("abcd"), sure, test, own, ["x", "y", "z"], needed=1)
+    assert (fit.agreement, fit.test_agreement, fit.verdict) == (1.0, 1.0, "doubtful")
+    assert (
+        "doubtful: 100% of these rows have one voter: whether others would say the same cannot be seen" in fit.reasons
+    )
+    # two voters a row, and the disagreement shows
+    two = own | (np.arange(40) % 4 == (np.arange(4)[:, None] + 1) % 4)
+    fit = judge(list("abcd"), sure, test, two, ["x", "y", "z"], needed=1)
+    assert (fit.agreement < 0.75, fit.test_agreement, fit.verdict) == (True, 1.0, "unsuitable")
+
+
 def test_where_no_row_has_voters_enough_there_is_no_ensemble():
     fit = judge(["a", "b"], GOOD, GOOD, np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool), ["x", "y"], np.zeros(4), needed=2)
     assert (fit.verdict, fit.covered) == ("unsuitable", 0.0)
@@ -272,7 +287,8 @@ def test_good_and_useless_proxies_are_told_apart(change, verdict, model, split, 
         ("none", 0.3, (0.5, 1.0), "suitable"),
         # each keeps about 2 of 10 classes: hardly any row has the two voters that a share needs
         ("kmeans-ratio", 0.3, (0.0, 0.1), "unsuitable"),
-        ("kmeans-ratio", 1, (0.5, 1.0), "suitable"),
+        # one voter is enough, and hardly anybody is there to contradict it
+        ("kmeans-ratio", 1, (0.5, 1.0), "doubtful"),
     ],
 )
 def test_sites_that_see_two_classes_each_have_a_good_proxy_where_a_row_needs_no_more_of_them(

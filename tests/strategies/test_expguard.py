@@ -1,5 +1,7 @@
 """Trust over rounds: the reference's numbers, the multiplicative form, absentees, newcomers, thousands of rounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,6 +123,25 @@ def test_a_client_without_a_vote_on_the_bases_rows_keeps_its_trust():
     after = ExpGuard().aggregate(state, Ballot(BOTH, 3, 3, 3), dropped)
     assert len(after.teacher.rows) == 0
     assert float(after.state["expguard.c"]) == 0.25
+
+
+def test_votes_of_an_earlier_round_count_and_are_not_judged_again():
+    known = {"expguard." + name: np.array(0.1) for name in "abc"}
+    everybody = ExpGuard().aggregate(known, ballot(3), sent(VOTES))
+    some = ExpGuard().aggregate(known, replace(ballot(3), heard=frozenset("bc")), sent(VOTES))
+    assert float(some.state["expguard.a"]) == 0.1
+    moved = [float(some.state["expguard." + name]) - 0.1 for name in "bc"]
+    assert moved[0] > 0 > moved[1]
+    assert np.exp(moved).sum() == pytest.approx(2.0)
+    assert float(everybody.state["expguard.a"]) > 0.1
+    assert len(some.teacher.rows) == 2
+
+
+def test_who_has_won_all_trust_still_has_nine_tenths_at_most():
+    known = {"expguard.a": np.array(20.0), "expguard.b": np.array(0.0), "expguard.c": np.array(0.0)}
+    teacher = ExpGuard(step=1e-9).aggregate(known, ballot(3), sent(VOTES)).teacher.probabilities()
+    votes = {name: np.array(vote) for name, vote in VOTES.items()}
+    np.testing.assert_allclose(teacher, 0.9 * votes["a"] + 0.05 * votes["b"] + 0.05 * votes["c"], atol=1e-6)
 
 
 def test_weights_count_in_the_teacher_and_not_in_trust():

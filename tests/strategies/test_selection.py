@@ -160,8 +160,8 @@ def test_splitmix64_is_the_published_one():
     assert [hex(int(value)) for value in mixed] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
 
 
-@pytest.mark.parametrize(("participation", "expected"), [(1.0, 30), (0.1, 3), (0.5, 15), (0.34, 11), (0.001, 1)])
-def test_participation_is_rounded_up_and_never_nobody(participation, expected):
+@pytest.mark.parametrize(("participation", "expected"), [(1.0, 30), (0.1, 3), (0.5, 15), (0.34, 11), (0.001, 2)])
+def test_participation_is_rounded_up_and_never_one_alone(participation, expected):
     names = [f"site-{i:03}" for i in range(30)]
     chosen = participants(3, 1, names, participation)
     assert len(chosen) == len(set(chosen)) == expected
