@@ -21,6 +21,7 @@ _CODES = {
     "ProjectError": 2,
     "SiteConfigError": 2,
     "RunFailed": 3,
+    "RuleError": 3,
     "QuorumError": 3,
     "WorkerError": 3,
     "PlatformError": 6,
@@ -31,6 +32,9 @@ _CODES = {
     "ModuleNotFoundError": 9,
     "OSError": 9,
 }
+
+# What the operating system raises itself; subclasses of ours have sentences of their own.
+_DISK = (OSError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class Format(StrEnum):
@@ -57,9 +61,10 @@ def exit_codes(reporting: Format) -> Iterator[None]:
         Console(stderr=True).print("interrupted", style="bold red")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        kinds = (kind.__name__ for kind in type(error).__mro__)
+        # A worker's error counts as what the worker met.
+        kinds = (getattr(error, "kind", ""), *(kind.__name__ for kind in type(error).__mro__))
         code = next((_CODES[kind] for kind in kinds if kind in _CODES), 1)
-        message = _missing(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        message = _sentence(error)
         if code == 1:
             traceback.print_exc()
             message = f"internal error, this is our bug: {type(error).__name__}: {error}"
@@ -69,6 +74,13 @@ def exit_codes(reporting: Format) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
-def _missing(error: ModuleNotFoundError) -> str:
-    extra = "sim" if error.name == "ray" else "lab"
-    return f"the package {error.name!r} is not installed: pip install 'consilium[{extra}]'"
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        extra = "sim" if error.name == "ray" else "lab"
+        return f"the package {error.name!r} is not installed: pip install 'consilium[{extra}]'"
+    if isinstance(error, OSError) and type(error) in _DISK and error.strerror:
+        return (
+            f"{error.filename or 'the disk'}: {error.strerror.lower()}; what was finished before is safe: mend that, "
+            "and go on with --resume where rounds had begun"
+        )
+    return str(error)

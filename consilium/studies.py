@@ -69,7 +69,7 @@ def presets(
             for capability, why in preset["refuses"].items():
                 console.print(f"  [yellow]not with {capability}: {escape(why)}[/yellow]", highlight=False)
         example = name or "scarlet"
-        print_next(console, f"consilium run config.toml --set strategy.preset={example}")
+        print_next(console, f"consilium demo --set strategy.preset={example}")
 
 
 def proxy_fit(
@@ -167,7 +167,7 @@ def check_rule(
         for law in LAWS:
             console.print(f"  {law}", highlight=False)
         parts = [f"strategy.aggregator={name}", *(f"strategy.aggregator.{setting}" for setting in settings or ())]
-        print_next(console, shlex.join(["consilium", "run", "config.toml", *_flags(parts)]))
+        print_next(console, shlex.join(["consilium", "demo", *_flags(parts)]))
 
 
 @bench_app.command("robustness")
@@ -209,7 +209,8 @@ def robustness(
             return
         _print_grid(console, grid)
         console.print(f"\nResults in {folder}: open {folder / 'robustness.svg'}", highlight=False, soft_wrap=True)
-        print_next(console, "consilium run config.toml --set strategy.preset=guarded")
+        study = [str(path), *_flags(overrides or ())]
+        print_next(console, shlex.join(["consilium", "run", *study, "--set", "strategy.preset=guarded"]))
 
 
 def _print_grid(console: Console, grid: Mapping[str, Any]) -> None:

@@ -138,7 +138,7 @@ class Student:
                 height, width] (or [n, height, width] of grey ones) in the value range of the training files.
 
         Raises:
-            ValueError: a column is missing, or the shape is another one.
+            ValueError: a column is missing, the shape is another one, or a value is not finite.
         """
         if isinstance(self._inputs, TableInputs) and not isinstance(rows, np.ndarray):
             features: NDArray[Any] = self._inputs.encode(rows)
@@ -148,6 +148,9 @@ class Student:
             features = features[:, None]
         if features.shape[1:] != tuple(self._inputs.shape):
             raise ValueError(f"rows have shape {list(features.shape[1:])}: {list(self._inputs.shape)} expected")
+        if features.dtype.kind == "f" and not np.isfinite(features).all():
+            bad = np.flatnonzero(~np.isfinite(features.reshape(len(features), -1)).all(axis=1))
+            raise ValueError(f"{len(bad)} rows hold a value that is not finite, the first is row {bad[0]}: mend them")
         with torch.inference_mode():
             parts = torch.from_numpy(np.ascontiguousarray(features)).split(_BATCH)
             logits = torch.cat([self._model(self._inputs.tensor(part)) for part in parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import chain
 from typing import Protocol
 
@@ -88,6 +88,10 @@ class QuorumError(RuntimeError):
         named = ", ".join(f"{failure.client} ({failure.reason})" for failure in failures[:20])
         more = f" and {len(failures) - 20} more" if len(failures) > 20 else ""
         super().__init__(f"round {round_}: {reason}" + (f"; without one: {named}{more}" if failures else ""))
+
+
+class RuleError(RuntimeError):
+    """Somebody's own rule failed; the message says which one and how to try it."""
 
 
 # What the clients are told of a teacher: itself, or for example the student's answers on its rows (CFD).
@@ -269,7 +273,51 @@ def _outcome(
         for _ in reports:
             pass  # everything that the teacher needs is cached; the answers only say that the plans arrived
         return None
-    return aggregator.aggregate(standing.state, ballot, chain([first], reports))
+    own, network = _own_part(aggregator), _Watched(chain([first], reports))
+    try:
+        outcome = aggregator.aggregate(standing.state, ballot, network)
+    except Exception as error:
+        if own is None or error is network.failed:
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RuleError(_RULE_FAILED.format(round=ballot.round, rule=own, told=told)) from error
+    if own is not None and not isinstance(outcome, Outcome):
+        told = f"it returned {type(outcome).__name__}, not Outcome"
+        raise RuleError(_RULE_FAILED.format(round=ballot.round, rule=own, told=told))
+    return outcome
+
+
+_RULE_FAILED = "round {round}: the rule {rule} failed ({told}): try it with `consilium check-rule {rule}`"
+
+
+class _Watched:
+    """Reports, and the error that getting them met, if any."""
+
+    def __init__(self, reports: Iterator[ClientReport]) -> None:
+        self._reports = reports
+        self.failed: Exception | None = None
+
+    def __iter__(self) -> Iterator[ClientReport]:
+        return self
+
+    def __next__(self) -> ClientReport:
+        try:
+            return next(self._reports)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.failed = error
+            raise
+
+
+def _own_part(part: object) -> str | None:
+    """module:Name of the first of a rule's parts that is not ours."""
+    kind = type(part)
+    if not kind.__module__.startswith("strategies."):
+        return f"{kind.__module__}:{kind.__qualname__}"
+    inner = (getattr(part, field.name) for field in fields(part)) if is_dataclass(part) else ()
+    parts = (one for one in inner if any(hasattr(one, method) for method in ("aggregate", "weights", "sharpen")))
+    return next((found for found in map(_own_part, parts) if found is not None), None)
 
 
 def _check_replies(exchange: Exchange, tally: _Tally, voices: int, round_: int, awaited: Awaited, waited: bool) -> None:

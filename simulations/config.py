@@ -193,6 +193,15 @@ class StragglersSection(Section):
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
 
 
+class NewcomersSection(Section):
+    """Clients that join while the run is under way; in simulations only."""
+
+    # Share of the clients.
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    # The first round that may ask them.
+    round: Annotated[int, Field(ge=2)] = 2
+
+
 class BaselinesSection(Section):
     """What to compare with; each costs about as much as the run itself."""
 
@@ -221,6 +230,7 @@ class ExperimentConfig(Section):
     baselines: BaselinesSection = BaselinesSection()
     attack: AttackSection | None = None
     stragglers: StragglersSection = StragglersSection()
+    newcomers: NewcomersSection = NewcomersSection()
 
     @model_validator(mode="before")
     @classmethod
@@ -244,7 +254,7 @@ class ExperimentConfig(Section):
             "partial participation": self.federation.participation < 1.0,
             "async": self.federation.mode == "async",
             "different models": len(set(self.client.models)) > 1,
-            # "late joiners" join while it runs: no configuration knows of them.
+            "late joiners": self.newcomers.share > 0.0,
         }
         for capability, why in PRESETS[self.strategy.preset].refuses.items():
             if used.get(capability):

@@ -20,7 +20,7 @@ from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError
 from simulations.baselines import run_baselines
 from simulations.config import ExperimentConfig
-from simulations.engines.cohorts import AttackedCohort, LateCohort, late_of, liars_of
+from simulations.engines.cohorts import AttackedCohort, GrowingCohort, LateCohort, late_of, liars_of, newcomers_of
 from simulations.engines.in_process import WorkerPool
 from simulations.preparation import attack_of, check_config, prepare, training_of
 from simulations.prepared import RunFailed, Setup, View, alone, claim, release, write_config
@@ -147,6 +147,9 @@ def _around(setup: Setup, pool: WorkerPool) -> Cohort:
         cohort = AttackedCohort(pool, liars, attack, config.federation.seed, study.proxy_rows)
     if late := late_of(config, study.names):
         cohort = LateCohort(cohort, late, config.stragglers.rounds)
+    if newcomers := newcomers_of(config, study.names):
+        done = len(load_progress(setup.out / "checkpoint" / "server.safetensors", setup.federation).rounds)
+        cohort = GrowingCohort(cohort, newcomers, config.newcomers.round, done)
     return cohort
 
 

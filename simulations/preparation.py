@@ -20,12 +20,13 @@ from simulations.attacks import build_attack
 from simulations.attacks.attack import Attack
 from simulations.attacks.replay import Replay
 from simulations.config import AttackSection, ConfigError, ExperimentConfig
-from simulations.engines.cohorts import liars_of, rehearse
+from simulations.engines.cohorts import liars_of, newcomers_of, rehearse
 from simulations.prepared import Setup, run_id
 from simulations.study import Study, prepare_study
 from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import build_aggregator
 from strategies.codecs import Link, link_named
+from strategies.selection import participants
 
 # A dead node is noticed by Flower after 50 to 63 s: a shorter exchange would call it late.
 SHORTEST_DEPLOYMENT_S = 70.0
@@ -113,6 +114,21 @@ def _misfits(
         f"federation.engine={engine!r}: real sites are late by themselves",
     )
     stragglers, federation = config.stragglers, config.federation
+    newcomers = config.newcomers
+    yield (
+        newcomers.share > 0 and engine != "in-process",
+        f"newcomers.share={newcomers.share} goes with the in-process engine only, and federation.engine={engine!r}: "
+        "real sites join by themselves",
+    )
+    yield (
+        newcomers.share > 0 and newcomers.round > federation.rounds,
+        f"newcomers.round={newcomers.round} must be at most federation.rounds={federation.rounds}: nobody would join",
+    )
+    yield (
+        federation.keep_votes and traits.subject == "classes",
+        f"federation.keep_votes=true keeps votes for `consilium forget`, and {named} has class tables, which teach no "
+        "student anew: set it to false",
+    )
     yield (
         stragglers.share > 0 and federation.mode == "async" and stragglers.rounds > federation.patience,
         f"stragglers.rounds={stragglers.rounds} must be at most federation.patience={federation.patience}: an answer "
@@ -140,9 +156,17 @@ def check_fits(config: ExperimentConfig, study: Study) -> None:
     """What can be refused only when the sites and the classes are known.
 
     Raises:
-        ConfigError: a link or an attack that does not go with so many classes, or attackers that there are not.
+        ConfigError: a link or an attack that does not go with so many classes, attackers that there are not, or fewer
+            clients than a row needs.
     """
     strategy, classes = config.strategy, len(study.classes)
+    there = sorted({*study.names} - {*newcomers_of(config, study.names)})
+    asked = len(participants(0, 1, there, config.federation.participation))
+    if isinstance(strategy.row_quorum, int) and strategy.row_quorum > asked:
+        raise ConfigError(
+            f"strategy.row_quorum={strategy.row_quorum} must be at most {asked}, as many clients as the first round asks"
+            ": no row would have voters enough"
+        )
     for name, spec in (("uplink", strategy.uplink), ("downlink", strategy.downlink)):
         try:
             link_named(spec).codec.alphabets(classes)

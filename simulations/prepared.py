@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distillation.export import locked, write_atomically
+from server.checkpoint import CheckpointError
 from server.checks import Failure
 from server.config import FederationConfig
 from simulations.config import ConfigError, ExperimentConfig
@@ -82,6 +83,7 @@ def claim(out: Path, config: ExperimentConfig, resume: bool) -> bool:
 
     Raises:
         ConfigError: the folder holds another run, or something else, or with `resume` no run.
+        CheckpointError: with `resume`, a run that has finished rounds and no checkpoint.
     """
     try:
         return _claimed(out, config, resume)
@@ -94,6 +96,12 @@ def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
     if resume:
         if not begun.is_file():
             raise ConfigError(f"nothing to resume in {out}: run without --resume, or name the --out of the run")
+        checkpoint, metrics = out / "checkpoint" / "server.safetensors", out / "metrics.csv"
+        if not checkpoint.exists() and metrics.is_file() and metrics.read_text().count("\n") > 1:
+            raise CheckpointError(
+                f"{checkpoint} is gone, and {metrics} has finished rounds: restore the folder from a backup, or run "
+                "without --resume into another --out"
+            )
         before = _flat(read_config(out))
         after = _flat(config)
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in FREE]

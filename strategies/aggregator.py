@@ -25,14 +25,14 @@ def voters_needed(clients: int, quorum: float | int) -> int:
         quorum: a whole number of voters, or a share of the clients below 1.
 
     Returns:
-        min(K, quorum) for a number; min(K, max(2, ceil(quorum * K))) for a share: a row on which one client alone
-        has a say is no row of everybody's teacher unless a number of 1 says so.
+        The number; or for a share min(K, max(2, ceil(quorum * K))): a row on which one client alone has a say is no
+        row of everybody's teacher unless a number of 1 says so, or there is nobody else.
 
-    >>> [voters_needed(clients, 0.3) for clients in (1, 2, 5, 20)], voters_needed(20, 1)
-    ([1, 2, 2, 6], 1)
+    >>> [voters_needed(clients, 0.3) for clients in (1, 2, 5, 20)], voters_needed(20, 1), voters_needed(2, 3)
+    ([1, 2, 2, 6], 1, 3)
     """
     if isinstance(quorum, int):
-        return min(clients, max(1, quorum))
+        return max(1, quorum)
     return min(clients, max(2, count_of(quorum, clients)))
 
 

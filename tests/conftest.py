@@ -107,14 +107,12 @@ class InlinePool:
 
     Attributes:
         refusing: sites that decline every plan without looking at it.
-        joining: sites that are there from this round on only.
     """
 
     refusing: frozenset[str] = frozenset()
-    joining: Mapping[str, int] = {}
 
     def __init__(self, study: Path, sizes: Mapping[str, int], workers: int, timeout_s: float) -> None:
-        self._worker, self._sizes, self._rounds = _Worker(study), sizes, 0
+        self._worker, self._sizes = _Worker(study), sizes
 
     def __enter__(self) -> InlinePool:
         return self
@@ -124,10 +122,9 @@ class InlinePool:
 
     @property
     def clients(self) -> Sequence[str]:
-        return sorted(site for site in self._sizes if self.joining.get(site, 1) <= self._rounds + 1)
+        return sorted(self._sizes)
 
     def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
-        self._rounds += 1
         for site, blob in plans.items():
             if site in self.refusing:
                 plan = decode_plan(blob, len(self._worker._proxy.samples))

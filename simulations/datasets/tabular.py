@@ -132,7 +132,7 @@ def _feature(
     if named or types.is_bool_dtype(series) or isinstance(series.dtype, pd.CategoricalDtype):
         return _categories(series, file), True
     if types.is_numeric_dtype(series) and not types.is_complex_dtype(series):
-        return series.astype(np.float64), False
+        return _finite(series.astype(np.float64), file, place), False
     present = series.astype(object)[series.notna().to_numpy()]
     kinds = set(present.map(type))
     if not kinds <= {str, int, float, bool, Decimal}:
@@ -145,15 +145,25 @@ def _feature(
     numbers = pd.to_numeric(present.astype(str).str.strip(), errors="coerce")
     text = numbers.isna()
     if not text.any():
-        return numbers.astype(np.float64).reindex(series.index), False
+        return _finite(numbers.astype(np.float64), file, place).reindex(series.index), False
     if text.mean() < 0.5:
         first = int(np.flatnonzero(text.to_numpy())[0])
         raise DataError(
             f"{file}: column {series.name!r} holds numbers, but {int(text.sum())} of {len(text)} values are text, "
-            f"first {present.iloc[first]!r} in {place(int(present.index[first]))}: "
+            f"the first in {place(int(present.index[first]))}: "
             "clean them, or list the column in data.categorical"
         )
     return _categories(series, file), True
+
+
+def _finite(numbers: pd.Series[Any], file: str, place: Callable[[int], str]) -> pd.Series[Any]:
+    endless = np.flatnonzero(np.isinf(numbers.to_numpy()))
+    if len(endless):
+        raise DataError(
+            f"{file}: column {numbers.name!r} holds {len(endless)} infinite values, the first in "
+            f"{place(int(numbers.index[endless[0]]))}: leave such cells empty"
+        )
+    return numbers
 
 
 def _categories(series: pd.Series[Any], file: str) -> pd.Series[Any]:

@@ -129,6 +129,31 @@ class LateCohort:
             yield Reply(reply.client, Failure(reply.client, "late", f"its answer comes {self._rounds} rounds later"))
 
 
+class GrowingCohort:
+    """Some clients are not there before a round.
+
+    Args:
+        cohort: the network.
+        newcomers: names.
+        round_: the first round that may ask them.
+        done: rounds that were finished before.
+    """
+
+    def __init__(self, cohort: Cohort, newcomers: Sequence[str], round_: int, done: int = 0) -> None:
+        self._cohort, self._newcomers, self._round, self._next = cohort, frozenset(newcomers), round_, done + 1
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """Everybody who is there in the next round, by name."""
+        everybody = self._cohort.clients
+        return everybody if self._next >= self._round else [name for name in everybody if name not in self._newcomers]
+
+    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
+        """One exchange."""
+        self._next += 1
+        return self._cohort.ask(plans)
+
+
 def liars_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
     """The clients that attack; none without an attack.
 
@@ -142,6 +167,12 @@ def late_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
     """The clients whose answers come late; none without stragglers."""
     share = config.stragglers.share
     return some_clients(names, share, config.federation.seed, "stragglers") if share else []
+
+
+def newcomers_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
+    """The clients that join later; none without newcomers, and never all."""
+    share = config.newcomers.share
+    return some_clients(names, share, config.federation.seed, "newcomers")[: len(names) - 1] if share else []
 
 
 def some_clients(names: Sequence[str], wanted: int | float | tuple[str, ...], seed: int, purpose: str) -> list[str]:

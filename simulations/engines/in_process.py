@@ -24,7 +24,15 @@ _AHEAD = 2
 
 
 class WorkerError(RuntimeError):
-    """A worker could not do what was asked; the message is the worker's own."""
+    """A worker could not do what was asked; the message is the worker's own.
+
+    Attributes:
+        kind: the name of the exception that the worker met.
+    """
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        self.kind = kind
+        super().__init__(message)
 
 
 class _Process:
@@ -180,7 +188,8 @@ class WorkerPool:
         """
         for command, header, blob in self._run(commands, patient=True):
             if "error" in header:
-                raise WorkerError(f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}")
+                kind = str(header["error"]).partition(":")[0]
+                raise WorkerError(f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}", kind)
             yield command, header, blob
 
     def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -127,6 +127,8 @@ def _every_cell(
         raise ConfigError(f"attack.name={config.attack.name!r}: the grid has attacks of its own; take [attack] out")
     if config.stragglers.share:
         raise ConfigError(f"stragglers.share={config.stragglers.share}: nobody is late in the grid; set it to 0")
+    if config.newcomers.share:
+        raise ConfigError(f"newcomers.share={config.newcomers.share}: nobody joins later in the grid; set it to 0")
     for rule in rules:
         strategy = config.strategy.model_copy(update={"aggregator": PartSection.model_validate(rule)})
         for name, count in cases:

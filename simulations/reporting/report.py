@@ -135,6 +135,7 @@ def _exchange_facts(run: Mapping[str, Any], config: Mapping[str, Any]) -> list[t
     strategy, tables = config.get("strategy") or {}, run.get("subject") == "classes"
     cached, late = strategy.get("cache_rounds"), run.get("stragglers")
     delay = (config.get("stragglers") or {}).get("rounds")
+    newcomers, joined = run.get("newcomers"), (config.get("newcomers") or {}).get("round")
     return [
         ("Method", strategy.get("preset")),
         ("Rule for votes", _part(strategy.get("aggregator"))),
@@ -144,6 +145,7 @@ def _exchange_facts(run: Mapping[str, Any], config: Mapping[str, Any]) -> list[t
         ("Clients vote on", _part((config.get("client") or {}).get("selector"), "rows like their own, by ")),
         ("Cache", f"a label is used again for {cached} rounds" if cached else None),
         ("Late votes", _late_text(config.get("federation") or {})),
+        ("Newcomers", f"from round {joined}: {', '.join(newcomers)}" if newcomers else None),
         ("Stragglers", f"late by {delay} round{'' if delay == 1 else 's'}: {', '.join(late)}" if late else None),
         ("Attack", _part(config.get("attack"))),
     ]

@@ -15,7 +15,7 @@ from distillation.data import load_proxy, load_samples
 from distillation.models import build_model, parameter_count
 from server.checkpoint import Progress, RoundMetrics
 from server.student_job import build_student, predicted
-from simulations.engines.cohorts import late_of, liars_of
+from simulations.engines.cohorts import late_of, liars_of, newcomers_of
 from simulations.prepared import RunFailed, Setup
 from strategies.selection import participants
 
@@ -50,6 +50,7 @@ def summary(
         "subject": setup.federation.exchange.subject,
         "attackers": liars_of(config, study.names),
         "stragglers": late_of(config, study.names),
+        "newcomers": newcomers_of(config, study.names),
         "rounds_done": len(rows),
         "student": _student_summary(setup, progress, parameters),
         "teacher": _teacher_summary(progress),

@@ -28,7 +28,7 @@ CODECS: dict[str, type[Codec]] = {
     "quantised": Quantised,
     "top-k": TopK,
 }
-_SPEC = re.compile(r"([a-z0-9-]+)(?::([1-9][0-9]{0,4}))?(\+delta)?(\+entropy)?")
+_SPEC = re.compile(r"([a-z0-9-]+)(?::(0|[1-9][0-9]{0,4}))?(\+delta)?(\+entropy)?")
 
 
 @dataclass(frozen=True, slots=True)

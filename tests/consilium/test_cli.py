@@ -87,6 +87,7 @@ def test_an_error_in_json_is_an_object_too(file, tmp_path):
         (["data.name=csv", "data.path=missing.csv", "data.target=y"], 7, "missing.csv"),
         (["data.proxy=5000"], 7, "5000"),
         (["federation.clients=500"], 7, "500"),
+        (["strategy.row_quorum=9"], 2, "strategy.row_quorum=9 must be at most 2"),
         (["client.lr=1e30", 'client.models=["mlp"]'], 3, "refused_diverged"),
     ],
 )

@@ -77,7 +77,7 @@ def test_every_preset_is_listed_with_its_source_and_what_it_refuses():
         assert " ".join(preset.idea.split()) in text
         for capability, why in preset.refuses.items():
             assert f"not with {capability}: {why}" in text
-    assert next_line(done) == "next: consilium run config.toml --set strategy.preset=scarlet"
+    assert next_line(done) == "next: consilium demo --set strategy.preset=scarlet"
 
 
 def test_what_a_preset_sets_can_be_typed_as_it_is_printed(tmp_path):
@@ -126,7 +126,7 @@ def test_proxy_fit_ends_with_a_verdict_and_the_run_that_was_asked_about(file, in
     [
         ("data.proxy=5000", 7, "5000"),
         ("client.selector=nearest", 2, "unknown selector 'nearest'"),
-        ("strategy.preset=feddistill", 2, "strategy.aggregator 'per-class' needs no proxy rows"),
+        ("strategy.preset=feddistill", 2, "federation.keep_votes=true keeps votes for `consilium forget`"),
         ("client.lr=1e30", 3, "Diverged"),
     ],
 )
@@ -273,7 +273,7 @@ def test_a_rule_that_keeps_the_laws_passes(own):
     assert "broke none of the laws of all rules:\n" in done.output
     assert "\n  the order of reports changes no bit\n" in done.output
     assert next_line(done) == (
-        f"next: consilium run config.toml --set strategy.aggregator={own}:Borda --set strategy.aggregator.floor=0.5"
+        f"next: consilium demo --set strategy.aggregator={own}:Borda --set strategy.aggregator.floor=0.5"
     )
     told = json.loads(invoke("check-rule", "median", "--format", "json").stdout)
     assert told["code"] == 0
@@ -364,7 +364,7 @@ def test_the_grid_is_a_table_and_says_where_its_picture_is(file, inline):
     assert clean.count("%") == 2
     assert any(line.strip().startswith("uniform (2)") for line in lines)  # five of ten are two of three
     assert "open grid/robustness.svg" in done.output
-    assert next_line(done) == "next: consilium run config.toml --set strategy.preset=guarded"
+    assert next_line(done) == f"next: consilium run {file} --set strategy.preset=guarded"
     told = json.loads(
         invoke("bench", "robustness", file, "--rules", "mean", "--attacks", "uniform", "--format", "json").stdout
     )

@@ -41,6 +41,11 @@ def test_images_come_in_the_range_of_the_files(tmp_path, path):
     np.testing.assert_allclose(student.predict_proba(images), expected, atol=1e-5)
     with pytest.raises(ValueError, match="expected"):
         student.predict_proba(images[:, :4])
+    for value in (np.nan, np.inf):
+        spoilt = images.astype(np.float64)
+        spoilt[1, 2, 3] = value
+        with pytest.raises(ValueError, match="1 rows hold a value that is not finite, the first is row 1"):
+            student.predict(spoilt)
 
 
 def test_wrong_files_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The round: quorum, failures, order of replies, memory; with a cohort that is a list of bytes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from server.checks import Failure
-from server.rounds import QuorumError, Reply, run_rounds
+from server.rounds import QuorumError, Reply, RuleError, run_rounds
 from strategies.aggregators import AGGREGATORS
+from strategies.aggregators.enhanced_era import EnhancedEra
 from strategies.aggregators.mean import Mean
+from strategies.aggregators.pipeline import Pipeline
 from strategies.messages import Refusal
 from strategies.wire import encode_refusal
 
@@ -174,13 +177,54 @@ def test_a_row_under_the_row_quorum_leaves_the_teacher(run, scripted):
     np.testing.assert_allclose(result.teacher.log_probs, three.teacher.log_probs[at], atol=1e-6)
 
 
-@pytest.mark.parametrize(("row_quorum", "rows"), [(1, 50), (2, 30), (0.3, 30), (0.9, 10), (6, 10)])
+@pytest.mark.parametrize(("row_quorum", "rows"), [(1, 50), (2, 30), (0.3, 30), (0.9, 10), (3, 10)])
 def test_the_row_quorum_is_a_number_or_a_share(row_quorum, rows, run, scripted):
     # Three clients vote on rows 0..9, two of them up to 29, one on all.
     reach = {"c0000": 50, "c0001": 30, "c0002": 10}
     cohort = scripted(3, keeps=lambda client, asked: asked[asked < reach[client]])
     (result,) = run(cohort, rounds=1, rows_per_round=50, row_quorum=row_quorum)
     assert len(result.teacher.rows) == rows
+    # a number means that number, however few are there
+    with pytest.raises(QuorumError, match="a row needs 4 voters"):
+        run(cohort, rounds=1, rows_per_round=50, row_quorum=4)
+
+
+class TheirRule:
+    """As a user writes it."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def aggregate(self, state, ballot, reports):
+        list(reports)
+        if self.fails == "raises":
+            raise KeyError("boom")
+        return None if self.fails == "returns" else Mean().aggregate(state, ballot, reports)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (TheirRule("raises"), "KeyError: 'boom'"),
+        (TheirRule("returns"), "it returned NoneType, not Outcome"),
+        (Pipeline(TheirRule("raises"), then=EnhancedEra()), "KeyError: 'boom'"),
+    ],
+)
+def test_a_rule_of_the_users_own_that_fails_is_named(rule, told, run, scripted):
+    own = re.escape(f"{TheirRule.__module__}:TheirRule")
+    says = rf"round 1: the rule {own} failed \({told}\): try it with `consilium check-rule {own}`"
+    with pytest.raises(RuleError, match=says):
+        run(scripted(3), rounds=1, rule=rule)
+
+
+def test_a_network_that_fails_is_not_the_rules_fault(run, scripted):
+    class Broken(scripted):
+        def ask(self, plans):
+            yield from super().ask(dict(list(plans.items())[:1]))
+            raise OSError("no route")
+
+    with pytest.raises(OSError, match="no route"):
+        run(Broken(3), rounds=1, rule=TheirRule("never"))
 
 
 def test_no_row_with_enough_voters_is_a_failed_round_that_says_what_to_do(run, scripted):

@@ -11,7 +11,7 @@ from server.exchange import Exchange
 from server.rounds import Reply, run_rounds
 from simulations.attacks import ATTACKS, build_attack
 from simulations.attacks.attack import Scene
-from simulations.engines.cohorts import AttackedCohort, LateCohort, rehearse, some_clients
+from simulations.engines.cohorts import AttackedCohort, LateCohort, newcomers_of, rehearse, some_clients
 from simulations.experiment import run_experiment
 from strategies.aggregator import Ballot
 from strategies.aggregators import build_aggregator
@@ -368,6 +368,25 @@ def test_an_attacked_run_that_is_resumed_is_the_same_run(tiny, inline, tmp_path)
     resumed = run_experiment(tiny(federation={"rounds": 3}, **attack), tmp_path / "out", resume=True)
     assert untimed(tmp_path / "out") == untimed(tmp_path / "steady")
     assert resumed["teacher"] == steady["teacher"]
+
+
+def test_newcomers_are_there_from_their_round_on_also_in_a_run_that_is_resumed(tiny, inline, tmp_path):
+    joins = {"newcomers": {"share": 0.5, "round": 3}, "federation": {"clients": 4, "rounds": 4}}
+    steady = run_experiment(tiny(**joins), tmp_path / "steady")
+    assert [row["replies"] for row in untimed(tmp_path / "steady")] == ["2", "2", "4", "4"]
+    for rounds in (3, 4):
+        told = {**joins, "federation": {"clients": 4, "rounds": rounds}}
+        run = run_experiment(tiny(**told), tmp_path / "out", resume=rounds > 3)
+    assert untimed(tmp_path / "out") == untimed(tmp_path / "steady")
+    assert (run["teacher"], run["newcomers"]) == (steady["teacher"], steady["newcomers"])
+
+
+def test_somebody_is_always_there_from_the_beginning(tiny):
+    names = [f"site-{number:03}" for number in range(4)]
+    for share, expected in ((0.0, 0), (0.01, 1), (0.5, 2), (0.99, 3)):
+        config = tiny(newcomers={"share": share, "round": 2})
+        assert len(newcomers_of(config, names)) == expected
+        assert set(newcomers_of(config, names)) <= set(names)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from server.checkpoint import CheckpointError
 from server.checks import Failure
 from server.rounds import Reply
 from simulations.config import ConfigError, parse_config
@@ -28,7 +30,18 @@ SMALL = {
 # The README promises these, and no other.
 RUN_KEYS = {
     *("schema", "verdict", "reason", "config", "engine", "seed", "versions", "proxy_sha256", "classes", "subject"),
-    *("attackers", "stragglers", "rounds_done", "student", "teacher", "clients", "local_only", "pooled", "fedavg"),
+    *(
+        "attackers",
+        "stragglers",
+        "newcomers",
+        "rounds_done",
+        "student",
+        "teacher",
+        "clients",
+        "local_only",
+        "pooled",
+        "fedavg",
+    ),
     *("failures", "upload_bytes", "download_bytes", "weights_bytes", "seconds", "confusion", "last_round"),
 }
 
@@ -241,9 +254,28 @@ def test_nothing_to_resume_is_said(tmp_path):
         run_experiment(config(), tmp_path / "out", resume=True)
 
 
+def test_a_run_whose_checkpoint_is_gone_is_not_begun_anew(inline, tmp_path):
+    out = tmp_path / "out"
+    run_experiment(config(), out)
+    metrics = (out / "metrics.csv").read_bytes()
+    (out / "checkpoint" / "server.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"server.safetensors is gone, and .*metrics.csv has finished rounds"):
+        run_experiment(config(), out, resume=True)
+    assert (out / "metrics.csv").read_bytes() == metrics
+    # where nothing was finished it begins at the beginning
+    (out / "metrics.csv").write_bytes(metrics.splitlines(keepends=True)[0])
+    shutil.rmtree(out / "checkpoint")
+    assert run_experiment(config(), out, resume=True)["verdict"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
+        ({"strategy": {"row_quorum": 5}}, "strategy.row_quorum=5 must be at most 3, as many clients as"),
+        (
+            {"strategy": {"row_quorum": 3}, "federation": {"participation": 0.01}},
+            "strategy.row_quorum=3 must be at most 2, as many clients as",
+        ),
         ({"strategy": {"aggregator": "median-of-means"}}, "unknown aggregator"),
         ({"strategy": {"aggregator": {"name": "era", "temperature": 2.0}}}, r"temperature=2.0 must be in \[0.001, 1\)"),
         ({"strategy": {"uplink": "zip"}}, "unknown codec 'zip'; known: float16, float32"),

@@ -94,6 +94,21 @@ MISFITS = {
         "stragglers.rounds=3 must be at most federation.patience=2: an answer that comes later is never counted",
         {"stragglers": {"share": 0.5, "rounds": 2}, "federation": {"mode": "async", "patience": 2}},
     ),
+    "newcomers among real sites": (
+        {"newcomers": {"share": 0.5}, "federation": {"engine": "flower-simulation"}},
+        "newcomers.share=0.5 goes with the in-process engine only, and federation.engine='flower-simulation'",
+        {"newcomers": {"share": 0.5}},
+    ),
+    "newcomers that never come": (
+        {"newcomers": {"share": 0.5, "round": 11}, "federation": {"rounds": 10}},
+        "newcomers.round=11 must be at most federation.rounds=10: nobody would join",
+        {"newcomers": {"share": 0.5, "round": 10}, "federation": {"rounds": 10}},
+    ),
+    "kept votes of classes": (
+        {"strategy": {"preset": "feddistill"}, "federation": {"keep_votes": True}},
+        "federation.keep_votes=true keeps votes for `consilium forget`, and .*per-class.* has class tables",
+        {"strategy": {"preset": "feddistill"}},
+    ),
     "stragglers among real sites": (
         {"stragglers": {"share": 0.5}, "federation": {"engine": "flower-simulation"}},
         "stragglers.share=0.5 goes with the in-process engine only, and federation.engine='flower-simulation'",

@@ -220,7 +220,7 @@ def test_the_page_says_that_nothing_is_private_here(tmp_path: Path) -> None:
     assert "No privacy mechanism is on in this version." in text
     assert "soft labels are not private by themselves" in text
     assert "Rounding, temperature and codecs are not privacy." in text
-    assert "Simulation only" in text
+    assert "Known because all sites are on this machine" in text
 
 
 EXCHANGE: dict[str, Any] = {
@@ -237,6 +237,7 @@ EXCHANGE: dict[str, Any] = {
     "client": {"selector": {"name": "kulsif", "quantile": 0.25}},
     "attack": {"name": "partial", "clients": 2, "attack": {"name": "hips", "aim": "loss"}},
     "stragglers": {"share": 0.3, "rounds": 2},
+    "newcomers": {"share": 0.1, "round": 7},
 }
 
 
@@ -245,7 +246,13 @@ def _facts(page: str) -> dict[str, str]:
 
 
 def test_every_part_of_the_exchange_is_told(tmp_path: Path) -> None:
-    run = _run(config=EXCHANGE, subject="proxy", attackers=["client-0", "client-2"], stragglers=["client-1"])
+    run = _run(
+        config=EXCHANGE,
+        subject="proxy",
+        attackers=["client-0", "client-2"],
+        stragglers=["client-1"],
+        newcomers=["client-4"],
+    )
     expected = {
         "Method": "scarlet",
         "Rule for votes": "mean, weight entropy, then enhanced-era (exponent 2.0)",
@@ -256,6 +263,7 @@ def test_every_part_of_the_exchange_is_told(tmp_path: Path) -> None:
         "Cache": "a label is used again for 50 rounds",
         "Late votes": "count in the round in which they come, s rounds late as (1 + s)^-0.5",
         "Stragglers": "late by 2 rounds: client-1",
+        "Newcomers": "from round 7: client-4",
         "Attack": "partial, clients 2, attack hips (aim loss)",
     }
     facts = _facts(_write(tmp_path, run))

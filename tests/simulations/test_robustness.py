@@ -208,6 +208,7 @@ def test_seeds_are_averaged(inline_module, tiny, tmp_path):
             r"attack.name='lie': the grid has attacks of its own; take \[attack\] out",
         ),
         ((), (), {"stragglers": {"share": 0.5}}, "stragglers.share=0.5: nobody is late in the grid; set it to 0"),
+        ((), (), {"newcomers": {"share": 0.5}}, "newcomers.share=0.5: nobody joins later in the grid; set it to 0"),
         ((), (), {"strategy": {"uplink": "float16+delta+entropy"}}, "needs votes that stand alone"),
         ((), ("replay",), {"strategy": {"cache_rounds": 3}}, "'replay' sends the last teacher back"),
         ((), ("nan",), {"strategy": {"uplink": "quantised:1"}}, "attack.name='nan': it sends what is no distribution"),

@@ -34,7 +34,7 @@ def test_an_unknown_codec_lists_the_known_ones():
         ("float16+entropy+entropy", "must be spelt NAME"),
         ("float16+zip", "must be spelt NAME"),
         ("quantised:01", "must be spelt NAME"),
-        ("quantised:0", "must be spelt NAME"),
+        ("quantised:0", r"bits=0 must be in \[1, 8\]"),
         ("quantised:", "must be spelt NAME"),
         ("quantised:1 +entropy", "must be spelt NAME"),
         ("quantised:\N{ARABIC-INDIC DIGIT ONE}", "must be spelt NAME"),
