@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from client.config import PolicySection, SelectorSection, SiteConfig, TrainingSection, write_site
 from distillation.data import classes_sha256
@@ -28,6 +28,7 @@ from strategies.aggregators import build_aggregator
 from strategies.codecs import Link, link_named
 from strategies.selection import participants
 
+_Part = TypeVar("_Part")
 # A dead node is noticed by Flower after 50 to 63 s: a shorter exchange would call it late.
 SHORTEST_DEPLOYMENT_S = 70.0
 
@@ -39,20 +40,18 @@ def check_config(config: ExperimentConfig) -> None:
         ConfigError: a part that there is not, a setting out of its bounds, or parts that do not fit each other.
         ModuleNotFoundError: the engine needs a package that is not installed.
     """
-    try:
-        rule = rule_of(config)
-        uplink, downlink = link_named(config.strategy.uplink), link_named(config.strategy.downlink)
-        attack = attack_of(config)
-        device_named(config.federation.device)
-        if (selector := _selector(config)) is not None:
-            from distillation.selectors import build_selector
+    rule = _part("strategy.aggregator", lambda: rule_of(config))
+    uplink = _part("strategy.uplink", lambda: link_named(config.strategy.uplink))
+    downlink = _part("strategy.downlink", lambda: link_named(config.strategy.downlink))
+    attack = _part("attack", lambda: attack_of(config))
+    _part("federation.device", lambda: device_named(config.federation.device))
+    if (selector := _part("client.selector", lambda: _selector(config))) is not None:
+        from distillation.selectors import build_selector
 
-            build_selector(selector.name, selector.settings)
-        for bad, why in _misfits(config, rule, uplink, downlink, attack):
-            if bad:
-                raise ValueError(why)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(str(error.args[0])) from None
+        _part("client.selector", lambda: build_selector(selector.name, selector.settings))
+    for bad, why in _misfits(config, rule, uplink, downlink, attack):
+        if bad:
+            raise ConfigError(why)
     for name, section in (("client", config.client), ("student", config.student)):
         try:
             training_of(section)
@@ -63,6 +62,14 @@ def check_config(config: ExperimentConfig) -> None:
             raise ConfigError(f"unknown model {model!r}; known: auto, {', '.join(sorted(MODELS))}")
     if config.federation.engine == "flower-simulation" and find_spec("ray") is None:
         raise ModuleNotFoundError("the flower-simulation engine needs Ray", name="ray")
+
+
+def _part(key: str, build: Callable[[], _Part]) -> _Part:
+    """A part; where it cannot be, a ConfigError that names the key."""
+    try:
+        return build()
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{key}: {error.args[0]}") from None
 
 
 def _misfits(
@@ -164,8 +171,8 @@ def check_fits(config: ExperimentConfig, study: Study) -> None:
     asked = len(participants(0, 1, there, config.federation.participation))
     if isinstance(strategy.row_quorum, int) and strategy.row_quorum > asked:
         raise ConfigError(
-            f"strategy.row_quorum={strategy.row_quorum} must be at most {asked}, as many clients as the first round asks"
-            ": no row would have voters enough"
+            f"strategy.row_quorum={strategy.row_quorum} must be at most {asked}, as many clients as the first round "
+            "asks: no row would have voters enough"
         )
     for name, spec in (("uplink", strategy.uplink), ("downlink", strategy.downlink)):
         try:

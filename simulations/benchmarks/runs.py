@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulations.config import load_config
+from simulations.config import load_config, parse_config
 from simulations.experiment import run_experiment
 from simulations.reporting.comparison import percent
 
@@ -51,7 +51,8 @@ def kept_run(name: str, config: str, overrides: Sequence[str] = (), folder: Path
         begun = (out / "config.json").is_file()
         run_experiment(wanted, out, resume=begun, view=Lines(name))
     told = json.loads((out / "run.json").read_text())
-    if told["config"] != wanted.resolved():
+    # Read anew, so that a key which is newer than the run counts with its default.
+    if parse_config(told["config"], base=".").resolved() != wanted.resolved():
         raise RuntimeError(f"{out} was made with other settings than {config}.toml has now: remove it to measure anew")
     if told["verdict"] == "failed":
         raise RuntimeError(f"{out} failed: {told['reason']}; remove it to try again")

@@ -85,7 +85,9 @@ def build_aggregator(name: str, settings: Mapping[str, Any]) -> Aggregator:
 def _companion(key: str, told: Any, method: str) -> Any:
     """A rule beside the rule: by name, or as a table with a name."""
     name, settings = named_table(f"aggregator: {key}", told, "a rule's name")
+    able = sorted(known for known, rule in AGGREGATORS.items() if hasattr(rule, method))
+    if name not in AGGREGATORS and ":" not in name:
+        raise KeyError(f"aggregator: unknown {key} {name!r}; known: {', '.join(able)}; your own: module:Name")
     if not hasattr(part_class("aggregator", AGGREGATORS, name), method):
-        able = sorted(known for known, rule in AGGREGATORS.items() if hasattr(rule, method))
         raise ValueError(f"aggregator: {key}={name!r} has no {method}; {key} can be {', '.join(able)}")
     return build_part("aggregator", AGGREGATORS, name, settings, method)

@@ -213,7 +213,7 @@ def test_what_cannot_stand_around_a_rule_is_refused(settings, says):
 
 @pytest.mark.parametrize("key", ["weight", "then"])
 def test_an_unknown_companion_is_a_key_error(key):
-    with pytest.raises(KeyError, match="unknown aggregator 'trust'"):
+    with pytest.raises(KeyError, match=f"unknown {key} 'trust'; known: "):
         build_aggregator("mean", {key: "trust"})
 
 
