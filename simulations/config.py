@@ -370,6 +370,17 @@ def _override(raw: dict[str, Any], override: str) -> None:
     target[last] = toml_value(text)
 
 
+# For the kinds of errors that pydantic puts in its own words.
+_SAID = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "must be a finite number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "is a section: its keys stand below its name in brackets"),
+    "string_type": "must be text",
+    "too_short": "must have at least one entry",
+}
+
+
 def _sentence(problem: Mapping[str, Any]) -> str:
     """One pydantic error as one sentence: where, what was found, what is allowed."""
     where = [str(part) for part in problem["loc"]]
@@ -381,6 +392,9 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         known = ", ".join(sorted(section.model_fields))
         return f"unknown key {name!r}; known{' in [' + where[0] + ']' if len(where) > 1 else ' sections'}: {known}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] in ("value_error", "missing"):
+    if problem["type"] == "missing":
+        return f"{name} must be given"
+    if problem["type"] == "value_error":
         return f"{name}: {message}" if name else message
+    message = _SAID.get(problem["type"], message)
     return f"{name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
