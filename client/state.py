@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from distillation.export import locked, write_atomically
 
-_SCHEMA = "3"
+_SCHEMA = "4"
 _MEMORY = "memory."
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import threading
 import traceback
@@ -31,10 +33,12 @@ _CODES = {
     "StateError": 8,
     "ModuleNotFoundError": 9,
     "OSError": 9,
+    "FileNotFoundError": 9,
+    "PermissionError": 9,
 }
 
-# What the operating system raises itself; subclasses of ours have sentences of their own.
-_DISK = (OSError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+# A disk that refuses in the middle of a run; other errors of the operating system speak for themselves.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Format(StrEnum):
@@ -78,9 +82,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = "sim" if error.name == "ray" else "lab"
         return f"the package {error.name!r} is not installed: pip install 'consilium[{extra}]'"
-    if isinstance(error, OSError) and type(error) in _DISK and error.strerror:
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = error.filename or "the disk"
         return (
-            f"{error.filename or 'the disk'}: {error.strerror.lower()}; what was finished before is safe: mend that, "
-            "and go on with --resume where rounds had begun"
+            f"{where}: {os.strerror(error.errno).lower()}; finished rounds are safe: mend that and go on with --resume"
         )
     return str(error)

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.edge import CONSULT, HELLO, REFUSED, Hello, answer_of, pack
 from distillation.data import DataError, Proxy, Samples, load_proxy, load_samples
 from distillation.export import write_atomically
-from server.checkpoint import CheckpointError
+from server.checkpoint import CheckpointError, refuse_lost
 from server.checks import Failure
 from server.config import FederationConfig, read_job
 from server.coordinator import coordinate
@@ -87,7 +87,8 @@ def serve(grid: Grid, job: Path, out: Path, *, resume: bool) -> None:
 
     Args:
         job: holds federation.json; its relative paths start here.
-        resume: go on with the checkpoint in `out`; without it a checkpoint is refused.
+        resume: go on with the checkpoint in `out`; without it a checkpoint is refused. Either way `out` holds no
+            metrics of a run whose checkpoint is gone.
 
     Raises:
         QuorumError, CohortError, CheckpointError, DataError, ValueError, OSError: one sentence for the operator.
@@ -99,6 +100,7 @@ def serve(grid: Grid, job: Path, out: Path, *, resume: bool) -> None:
     try:
         if not resume and (notes / "server.safetensors").exists():
             raise CheckpointError(f"{out} already holds a run: set resume=true to go on with it, or another out-dir")
+        refuse_lost(out)
         config = read_job(job / "federation.json")
         proxy, test = _public_rows(job, config)
         patience = config.exchange.patience if config.exchange.mode == "async" else 0

@@ -108,6 +108,20 @@ def save_progress(path: Path, config: FederationConfig, progress: Progress) -> N
     write_atomically(path, save(tensors, {"progress": json.dumps(told, allow_nan=False)}), durable=True)
 
 
+def refuse_lost(out: Path) -> None:
+    """For whoever resumes: a run without a checkpoint was never begun, or has lost it.
+
+    Raises:
+        CheckpointError: metrics.csv has finished rounds, and there is no checkpoint.
+    """
+    checkpoint, metrics = out / "checkpoint" / "server.safetensors", out / "metrics.csv"
+    if not checkpoint.exists() and metrics.is_file() and metrics.read_bytes().count(b"\n") > 1:
+        raise CheckpointError(
+            f"{checkpoint} is gone, and {metrics} has finished rounds: restore the folder from a backup, or start anew "
+            "in another one"
+        )
+
+
 def load_progress(path: Path, config: FederationConfig) -> Progress:
     """The progress stored at `path`, none at all where there is no file.
 

@@ -48,6 +48,7 @@ def coordinate(
 
     Raises:
         QuorumError: a round failed; everything before it is on disk.
+        RuleError: a rule that is not ours failed.
         CheckpointError: `out` holds another run.
 
     Guarantees:

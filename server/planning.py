@@ -51,6 +51,9 @@ def make_plans(
         spoken: what the clients are told of the last teacher; None before the first.
         ask_rows: [n] rows that want a vote.
         wants: what the rule needs beside votes.
+
+    Memory: where teachers go down as differences and clients come and go, nearly every client has a difference of its
+    own, as large as what it is sent; else clients share plans.
     """
     drawing = exchange.subject == "proxy" and standing.disagreement is None
     common = RoundPlan(

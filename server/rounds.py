@@ -136,6 +136,7 @@ def run_rounds(
     Raises:
         QuorumError: too few usable answers in a round, or no row with enough voters; in mode `async`, too few that are
             usable or may still come, or for more than `patience` rounds in a row none at all.
+        RuleError: a rule, or a part of one, that is not ours raised something or returned no teacher.
 
     Guarantees:
         One bad reply is that client's Failure, never the round's end. The teacher does not depend on the order
@@ -241,8 +242,8 @@ def _ballot(
     """The round's ballot and what is counted in it; where late answers may come, that is known when all are there.
 
     Args:
-        clients: who may have a say: asked now, or earlier and still waited for. The fewer are asked while others are
-            late, the more of them a row needs, so that no vote alone becomes everybody's teacher.
+        clients: who may have a say: asked now, or earlier and still waited for. A share of them is needed on a row, so
+            that while others are late no vote alone becomes everybody's teacher.
     """
     rows, heard = ask_rows, None
     if exchange.mode == "async":
@@ -276,18 +277,25 @@ def _outcome(
     own, network = _own_part(aggregator), _Watched(chain([first], reports))
     try:
         outcome = aggregator.aggregate(standing.state, ballot, network)
+        told = _wrong(outcome, ballot)
     except Exception as error:
-        if own is None or error is network.failed:
-            raise
+        if own is None or network.failed is not None:
+            raise network.failed or error from None
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RuleError(_RULE_FAILED.format(round=ballot.round, rule=own, told=told)) from error
-    if own is not None and not isinstance(outcome, Outcome):
-        told = f"it returned {type(outcome).__name__}, not Outcome"
-        raise RuleError(_RULE_FAILED.format(round=ballot.round, rule=own, told=told))
+    if network.failed is not None:  # a rule that goes on without some votes
+        raise network.failed
+    if own is not None and told:
+        raise RuleError(f"round {ballot.round}: the rule {own} failed ({told}): see what `consilium check-rule` says")
     return outcome
 
 
-_RULE_FAILED = "round {round}: the rule {rule} failed ({told}): try it with `consilium check-rule {rule}`"
+def _wrong(outcome: object, ballot: Ballot) -> str:
+    """What a rule returned that is no teacher for these rows."""
+    if not isinstance(outcome, Outcome) or not isinstance(outcome.teacher, SoftLabels):
+        return f"it returned {type(outcome).__name__}, not an Outcome with SoftLabels"
+    if outcome.teacher.classes != ballot.classes or not np.isin(outcome.teacher.rows, ballot.rows).all():
+        return "its teacher has other classes, or rows that are not on the ballot"
+    return ""
 
 
 class _Watched:

@@ -18,6 +18,7 @@ from distillation.learner import TorchLearner, Training
 from distillation.models import build_model
 from distillation.runtime import device_named, generator
 from simulations import fedavg
+from simulations.engines.cohorts import there
 from strategies.seeds import stream_seed
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _averaged(
         fedavg.Job(model, training, epochs, seed, federation.device),
         rounds=rounds,
         participation=federation.participation,
+        there=lambda round_: there(setup.config, study.names, round_),
     ):
         view.phase(f"FedAvg {row.round}/{rounds}")
         yield row

@@ -20,7 +20,15 @@ from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError
 from simulations.baselines import run_baselines
 from simulations.config import ExperimentConfig
-from simulations.engines.cohorts import AttackedCohort, GrowingCohort, LateCohort, late_of, liars_of, newcomers_of
+from simulations.engines.cohorts import (
+    AttackedCohort,
+    GrowingCohort,
+    LateCohort,
+    late_of,
+    liars_of,
+    newcomers_of,
+    there,
+)
 from simulations.engines.in_process import WorkerPool
 from simulations.preparation import attack_of, check_config, prepare, training_of
 from simulations.prepared import RunFailed, Setup, View, alone, claim, release, write_config
@@ -122,7 +130,7 @@ def in_process(setup: Setup, pool: WorkerPool, view: View) -> dict[str, float]:
         if round_ != last and (every == 0 or round_ % every):
             return None
         latest.update(pool.evaluate())
-        values = [latest[name] for name in sorted(latest)]
+        values = [latest[name] for name in there(setup.config, setup.study.names, round_)]
         return float(np.mean(values)), min(values)
 
     view.phase("rounds")

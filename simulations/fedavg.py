@@ -6,7 +6,7 @@ McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Dec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,14 @@ class FedAvgRound:
 
 
 def run_fedavg(
-    pool: WorkerPool, rows: Mapping[str, int], weights: bytes, job: Job, *, rounds: int, participation: float
+    pool: WorkerPool,
+    rows: Mapping[str, int],
+    weights: bytes,
+    job: Job,
+    *,
+    rounds: int,
+    participation: float,
+    there: Callable[[int], Sequence[str]] | None = None,
 ) -> Iterator[tuple[FedAvgRound, bytes]]:
     """Every round and the weights after it.
 
@@ -75,6 +82,7 @@ def run_fedavg(
         rows: private rows by site.
         weights: the first ones, of first_weights.
         participation: share of the sites that a round asks; they are the ones that the federation's round asks.
+        there: the sites that a round may ask; None: all.
 
     Raises:
         WorkerError: a site diverged, or its worker could not go on.
@@ -86,7 +94,7 @@ def run_fedavg(
     pool.share(weights)
     for round_ in range(1, rounds + 1):
         started = time.perf_counter()
-        asked = participants(job.seed, round_, tuple(rows), participation)
+        asked = participants(job.seed, round_, tuple(rows) if there is None else there(round_), participation)
         download_bytes = len(asked) * len(weights)
         commands = [{"do": "fedavg", "site": site, "round": round_, "job": told} for site in asked]
         updates = {command["site"]: blob for command, _, blob in pool.answers(commands)}

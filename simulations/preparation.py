@@ -20,7 +20,7 @@ from simulations.attacks import build_attack
 from simulations.attacks.attack import Attack
 from simulations.attacks.replay import Replay
 from simulations.config import AttackSection, ConfigError, ExperimentConfig
-from simulations.engines.cohorts import liars_of, newcomers_of, rehearse
+from simulations.engines.cohorts import liars_of, rehearse, there
 from simulations.prepared import Setup, run_id
 from simulations.study import Study, prepare_study
 from strategies.aggregator import Aggregator, traits_of
@@ -167,8 +167,7 @@ def check_fits(config: ExperimentConfig, study: Study) -> None:
             clients than a row needs.
     """
     strategy, classes = config.strategy, len(study.classes)
-    there = sorted({*study.names} - {*newcomers_of(config, study.names)})
-    asked = len(participants(0, 1, there, config.federation.participation))
+    asked = len(participants(0, 1, there(config, study.names, 1), config.federation.participation))
     if isinstance(strategy.row_quorum, int) and strategy.row_quorum > asked:
         raise ConfigError(
             f"strategy.row_quorum={strategy.row_quorum} must be at most {asked}, as many clients as the first round "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distillation.export import locked, write_atomically
-from server.checkpoint import CheckpointError
+from server.checkpoint import refuse_lost
 from server.checks import Failure
 from server.config import FederationConfig
 from simulations.config import ConfigError, ExperimentConfig
@@ -96,12 +96,7 @@ def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
     if resume:
         if not begun.is_file():
             raise ConfigError(f"nothing to resume in {out}: run without --resume, or name the --out of the run")
-        checkpoint, metrics = out / "checkpoint" / "server.safetensors", out / "metrics.csv"
-        if not checkpoint.exists() and metrics.is_file() and metrics.read_text().count("\n") > 1:
-            raise CheckpointError(
-                f"{checkpoint} is gone, and {metrics} has finished rounds: restore the folder from a backup, or run "
-                "without --resume into another --out"
-            )
+        refuse_lost(out)
         before = _flat(read_config(out))
         after = _flat(config)
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in FREE]

@@ -130,7 +130,8 @@ class Aggregator(Protocol):
         Guarantees:
             The teacher does not depend on the order of reports, bitwise; scaling all weights changes nothing
             beyond rounding. A row with fewer voters than the ballot needs is not in it. Where several vote, no vote
-            has more than LARGEST_SHARE of the trust; a median takes over a vote that has half.
+            has more than LARGEST_SHARE of the trust; a median takes over a vote that has half, a trimmed mean one that
+            has all that is left between the ends.
         """
         ...
 

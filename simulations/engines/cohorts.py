@@ -21,15 +21,14 @@ from strategies.wire import decode_plan, encode_report, plan_round
 
 # The stream that draws who attacks.
 LIARS = "attackers"
-# Who claims over nine tenths of all rows is believed no more than the others: all liars together claim eight ninths.
-COUNTS_PER_HONEST = 8.0
+# Rows of each class that a liar says it has: class-count counts more as that many.
+MOST_COUNTS = 2.0**30
 
 
 class AttackedCohort:
     """Some clients lie, knowing all honest answers of the round; see simulations.attacks.
 
-    A liar never abstains, trusts itself fully where scores are asked, and claims rows where counts are: of each class
-    eight times the honest ones' together, divided among the liars.
+    A liar never abstains, trusts itself fully where scores are asked, and has the most rows where counts are.
 
     Args:
         cohort: the honest network, with an uplink that takes no differences.
@@ -91,7 +90,7 @@ class AttackedCohort:
             plan.round,
             SoftLabels.from_logits(rows, _uniform(rows, plan.classes)),  # the symbols are sent, and may be no labels
             scores=np.ones(len(rows)) if "scores" in plan.wants else None,
-            counts=_claimed(honest, plan.classes) / attackers if "counts" in plan.wants else None,
+            counts=np.full(plan.classes, MOST_COUNTS) if "counts" in plan.wants else None,
         )
         return encode_report(sent, plan, symbols=symbols)
 
@@ -169,6 +168,12 @@ def late_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
     return some_clients(names, share, config.federation.seed, "stragglers") if share else []
 
 
+def there(config: ExperimentConfig, names: Sequence[str], round_: int) -> list[str]:
+    """The clients that a round may ask, sorted."""
+    later = newcomers_of(config, names) if round_ < config.newcomers.round else []
+    return sorted(set(names) - set(later))
+
+
 def newcomers_of(config: ExperimentConfig, names: Sequence[str]) -> list[str]:
     """The clients that join later; none without newcomers, and never all."""
     share = config.newcomers.share
@@ -203,13 +208,6 @@ def rehearse(attack: Attack, uplink: str, classes: int) -> None:
     distribution = np.isfinite(sent).all() and abs(np.logaddexp.reduce(sent, axis=1)).max() < 1e-3
     if not distribution and not isinstance(link_named(uplink).codec, Float32Codec | Float16):
         raise ValueError(f"it sends what is no distribution, and strategy.uplink={uplink!r} can carry nothing else")
-
-
-def _claimed(honest: Sequence[ClientReport], classes: int) -> Float64:
-    """[classes] rows that all liars together say they have."""
-    counts = [report.counts for report in honest if report.counts is not None]
-    claimed: Float64 = np.maximum(COUNTS_PER_HONEST * np.sum([np.zeros(classes), *counts], axis=0), 1.0)
-    return claimed
 
 
 def _on(rows: Int64, honest: Sequence[ClientReport], classes: int) -> Float64:

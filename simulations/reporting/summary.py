@@ -15,7 +15,7 @@ from distillation.data import load_proxy, load_samples
 from distillation.models import build_model, parameter_count
 from server.checkpoint import Progress, RoundMetrics
 from server.student_job import build_student, predicted
-from simulations.engines.cohorts import late_of, liars_of, newcomers_of
+from simulations.engines.cohorts import late_of, liars_of, newcomers_of, there
 from simulations.prepared import RunFailed, Setup
 from strategies.selection import participants
 
@@ -114,7 +114,9 @@ def _weights_bytes(setup: Setup, rows: tuple[RoundMetrics, ...], parameters: Map
     return sum(
         2 * 4 * parameters[setup.models[name]]
         for row in rows
-        for name in participants(exchange.seed, row.round, setup.study.names, exchange.participation)
+        for name in participants(
+            exchange.seed, row.round, there(setup.config, setup.study.names, row.round), exchange.participation
+        )
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.aggregator import LARGEST_SHARE, Ballot, Outcome, State
-from strategies.aggregators.pooling import log_of, probabilities, scaled, trust_of
-from strategies.exact_sum import OrderFreeSum, WideOrderFreeSum
+from strategies.aggregators.pooling import WeightedMean, log_of, probabilities, scaled, trust_of
+from strategies.exact_sum import WideOrderFreeSum
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
 
@@ -27,8 +27,9 @@ class ClassCount:
 
     n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
     Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
-    as nothing, and one on which one of several voters has more than nine tenths of all rows.
-    Claims are believed: for sites that have no reason to lie. A weight below 1e-6 counts as 1e-6.
+    as nothing. Where one of several voters has more than nine tenths of a class, the class is nine tenths its vote and
+    one tenth the weighted mean. Below that claims are believed: for sites that have no reason to lie. A weight below
+    1e-6 counts as 1e-6.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("counts",)
@@ -36,10 +37,10 @@ class ClassCount:
     def aggregate(self, state: State, ballot: Ballot, reports: Iterable[ClientReport]) -> Outcome:
         shape = (len(ballot.rows), ballot.classes)
         votes, shares = WideOrderFreeSum(shape, 2.0 * _MOST), WideOrderFreeSum(shape, 2.0 * _MOST)
-        all_votes, trusted = OrderFreeSum(shape, 2.0), OrderFreeSum(shape[:1], 2.0)
-        # The usual reports: on all rows, with a weight of 1.
-        plain, most = WideOrderFreeSum(shape[1:], 2.0 * _MOST), 0.0
-        voters, largest = np.zeros(shape[0], np.int64), np.zeros(shape[0])
+        # The rows of usual reports, which are on all proxy rows with a weight of 1; the mean vote.
+        plain, mean = WideOrderFreeSum(shape[1:], 2.0 * _MOST), WeightedMean(shape, 2.0)
+        # Of each class: the most rows that one voter has, and its vote.
+        most, most_vote, voters = np.zeros(shape), np.zeros(shape), np.zeros(shape[0], np.int64)
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
             if isinstance(trust, np.ndarray):
@@ -47,27 +48,23 @@ class ClassCount:
             counts, mine = _counts(report), scaled(own, trust)
             # What a report was made of has been checked: nothing here can be too large.
             votes.add(np.multiply(mine, counts, dtype=np.float64), at, vouched=True)
-            all_votes.add(mine, at, vouched=True)
+            mean.add(mine, trust, at)
+            voters[at] += 1
             if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
                 plain.add(counts, vouched=True)
-                most = max(most, float(counts.sum()))
-                continue
-            by_row = np.full(len(own), trust)
-            shares.add(np.multiply.outer(by_row, counts), at, vouched=True)
-            trusted.add(by_row, at, vouched=True)
-            largest[at] = np.maximum(largest[at], by_row * counts.sum())
-            voters[at] += 1
-        if all_votes.terms == 0:
-            raise ValueError("no report to aggregate: check the quorum first")
-        rows_of = shares.value() + plain.value()
-        voters += plain.terms
-        kept = voters >= ballot.needed
-        alone = (voters > 1) & (np.maximum(largest, most) > LARGEST_SHARE * rows_of.sum(axis=1))
-        mean = all_votes.value()[kept] / (trusted.value() + plain.terms)[kept][:, None]
-        teacher = _ratio(votes.value()[kept], rows_of[kept], mean)
-        teacher = _ratio(teacher, teacher.sum(axis=1, keepdims=True), mean)
-        teacher[alone[kept]] = mean[alone[kept]]
-        return Outcome(SoftLabels.from_logits(ballot.rows[kept], log_of(teacher)), state)
+                rows_of = np.broadcast_to(counts, shape)
+            else:
+                rows_of = np.multiply.outer(np.full(len(own), trust), counts)
+                shares.add(rows_of, at, vouched=True)
+            more = rows_of > most[at]
+            most[at], most_vote[at] = np.where(more, rows_of, most[at]), np.where(more, own, most_vote[at])
+        pooled = mean.pooled(ballot)
+        kept, rows_of = voters >= ballot.needed, shares.value() + plain.value()
+        teacher = _ratio(votes.value()[kept], rows_of[kept], pooled.mean)
+        alone = (voters > 1)[kept, None] & (most > LARGEST_SHARE * rows_of)[kept]
+        teacher = np.where(alone, LARGEST_SHARE * most_vote[kept] + (1.0 - LARGEST_SHARE) * pooled.mean, teacher)
+        teacher = _ratio(teacher, teacher.sum(axis=1, keepdims=True), pooled.mean)
+        return Outcome(SoftLabels.from_logits(pooled.rows, log_of(teacher)), state)
 
 
 def _counts(report: ClientReport) -> Float64:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.pooling import log_of
-from strategies.aggregators.stacking import BLOCK_VOTES, Block, Mask, stacked, weighted_mean
+from strategies.aggregators.stacking import BLOCK_VOTES, Block, Mask, capped, stacked, weighted_mean
 from strategies.lots import lots
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
@@ -55,7 +55,7 @@ class Clustered:
 
     def _teachers(self, block: Block, seed: int) -> Float64:
         """[3, m, C]: the mean and the two centroids."""
-        votes = block.probabilities()
+        block, votes = replace(block, weights=capped(block.weights)), block.probabilities()
         mean = weighted_mean(votes, block.weights)
         second = self._second_clusters(votes - mean[:, :, None], block, seed)
         seconds, firsts = second.sum(axis=1), (block.mask & ~second).sum(axis=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from strategies.aggregator import Aggregator, Ballot, Outcome, State, traits_of
 from strategies.aggregators.median import Median
+from strategies.aggregators.pooling import TRUST_FLOOR
 from strategies.aggregators.stacking import Block, Stack, stacked, weighted_mean
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64, SoftLabels
@@ -100,5 +101,6 @@ def _distances(stack: Stack, teacher: SoftLabels) -> Float64:
 def _trusted_mean(block: Block, log_trust: Float64) -> Float64:
     """[m, C] mean of a block's votes by weight times exp(log_trust), whatever its scale on the row."""
     logs = np.where(block.mask, log_trust, -np.inf)
-    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+    # Who voted is trusted with something: of nothing nine tenths could not be had.
+    shares = np.where(block.mask, np.maximum(np.exp(logs - logs.max(axis=1, keepdims=True)), TRUST_FLOOR), 0.0)
     return weighted_mean(block.probabilities(), block.weights * shares)

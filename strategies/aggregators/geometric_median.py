@@ -9,7 +9,7 @@ import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
 from strategies.aggregators.median import class_medians
-from strategies.aggregators.stacking import Block, stacked, weighted_mean
+from strategies.aggregators.stacking import Block, capped, stacked, weighted_mean
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64
 
@@ -30,7 +30,8 @@ class GeometricMedian:
 
     Weiszfeld's rounds with the correction of Vardi and Zhang where a point is itself a vote; each round leaps ahead
     (SQUAREM, Varadhan and Roland 2008) where that is nearer. A median that is a vote is found by their criterion; where
-    votes lie on a line and leave a whole stretch to choose from (two voters, two equal camps) it is the middle.
+    votes lie on a line and leave a whole stretch to choose from (two voters, two equal camps) it is the middle, or of
+    more than 64 voters any point of it.
 
     Guarantees:
         The result lies in the convex hull of the votes. While less than half of a row's weight is malicious it stays
@@ -44,7 +45,7 @@ class GeometricMedian:
 
 
 def _geometric_medians(block: Block) -> Float64:
-    votes, weights = block.probabilities(), block.weights
+    votes, weights = block.probabilities(), capped(block.weights)
     result = weighted_mean(votes, weights)
     moving, at = np.arange(len(votes)), result.copy()
     for round_ in range(ROUNDS):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
-from strategies.aggregators.stacking import Block, stacked, unless_nothing
+from strategies.aggregators.stacking import Block, capped, stacked, unless_nothing
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float32, Float64
 
@@ -55,6 +55,6 @@ def ascending(block: Block) -> tuple[Float32, Float64]:
         counted = np.arange(1, block.mask.shape[1] + 1) - first[:, None]
         return np.sort(block.log_probs, axis=2), (np.maximum(counted, 0) / block.voters[:, None])[:, None, :]
     order = np.argsort(block.log_probs, axis=2)
-    weights = np.take_along_axis(np.broadcast_to(block.weights[:, None], order.shape), order, axis=2)
+    weights = np.take_along_axis(np.broadcast_to(capped(block.weights)[:, None], order.shape), order, axis=2)
     upto = np.cumsum(weights, axis=2)
     return np.take_along_axis(block.log_probs, order, axis=2), upto / upto[:, :, -1:]

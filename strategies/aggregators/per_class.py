@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.aggregator import Ballot, Outcome, State
+from strategies.aggregator import Ballot, Outcome, State, most_trust
 from strategies.aggregators.pooling import TRUST_FLOOR, log_of
 from strategies.aggregators.stacking import capped, stacked
 from strategies.messages import ClientReport
@@ -50,14 +50,16 @@ class PerClass:
         weights = stack.weights[:, stack.positions]
         if self.by_count:
             weights = weights * np.stack([_counts(report) for report in ordered])[:, stack.rows]
-        weights = capped(weights.T).T
         weights = weights / np.where((weights > 0).any(axis=0), weights.max(axis=0), 1.0)
         # A client that has a table and no samples of it says nothing, unless all do.
         weights = np.where(stack.mask[:, stack.positions], np.maximum(weights, TRUST_FLOOR), 0.0)
-        tables = np.exp(stack.log_probs[:, stack.positions], dtype=np.float64) * weights[:, :, None]
-        teacher = SoftLabels.from_logits(stack.rows, _log_ratio(tables.sum(axis=0), weights.sum(axis=0)))
-        others = _sum_of_others(weights)
-        logits = _log_ratio(_sum_of_others(tables), others)
+        tables = np.exp(stack.log_probs[:, stack.positions], dtype=np.float64)
+        shares = capped(weights.T).T
+        teacher = SoftLabels.from_logits(
+            stack.rows, _log_ratio((tables * shares[:, :, None]).sum(axis=0), shares.sum(axis=0))
+        )
+        sums, others = _of_others(tables, weights)
+        logits = _log_ratio(sums, others)
         personal = {
             client: SoftLabels.from_logits(stack.rows[others[index] > 0], logits[index, others[index] > 0])
             for index, client in enumerate(stack.clients)
@@ -69,6 +71,28 @@ def _counts(report: ClientReport) -> Float64:
     if report.counts is None:
         raise ValueError(f"client {report.client!r} sent no counts: the plan has to ask for them")
     return report.counts
+
+
+def _of_others(tables: Float64, weights: Float64) -> tuple[Float64, Float64]:
+    """Sums over all clients but each: [K, n, C] of tables by capped weights, and [K, n] of those.
+
+    Args:
+        tables: [K, n, C].
+        weights: [K, n], 0 for who has no table.
+    """
+    rows = np.arange(weights.shape[1])
+    top = weights.argmax(axis=0)
+    rest = weights.copy()
+    rest[top, rows] = 0.0
+    # Among the others of the heaviest the second is the heaviest; among those of everybody else the heaviest itself.
+    second = capped(rest.T).T
+    sums, others = _sum_of_others(tables * rest[:, :, None]), _sum_of_others(rest)
+    most = np.where(others > 0.0, most_trust(others), np.inf)
+    added = np.minimum(weights[top, rows], most)
+    added[top, rows] = 0.0
+    sums, others = sums + added[:, :, None] * tables[top, rows], others + added
+    sums[top, rows], others[top, rows] = (tables * second[:, :, None]).sum(axis=0), second.sum(axis=0)
+    return sums, others
 
 
 def _sum_of_others(terms: Float64) -> Float64:

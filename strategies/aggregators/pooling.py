@@ -54,45 +54,78 @@ def pool(
     Raises:
         ValueError: no report, or one on rows that are not on the ballot.
     """
-    shape = (len(ballot.rows), width or ballot.classes)
-    sums = _Sums(OrderFreeSum(shape, bound), OrderFreeSum(shape[:1], 2.0))
-    faint: _Sums | None = None
-    voters, top = np.zeros(shape[0], np.int64), None
-    heard, plain = False, 0  # plain: reports on all rows with a weight of 1: the usual ones, counted and not added
-    lone: NDArray[np.floating] = np.empty(0)  # the votes of a plain one; needed where there is one only
+    mean = WeightedMean((len(ballot.rows), width or ballot.classes), bound)
     for report in reports:
-        heard, at, trust = True, ballot.positions(report), trust_of(report, weighting)
-        votes = scaled(vote(report.soft_labels), trust)
+        at, trust = ballot.positions(report), trust_of(report, weighting)
+        mean.add(scaled(vote(report.soft_labels), trust), trust, at)
+    return mean.pooled(ballot)
+
+
+class WeightedMean:
+    """The mean of votes as they come, the same bits in every order; of several votes none has more than LARGEST_SHARE.
+
+    Args:
+        shape: rows and values a row.
+        bound: see pool.
+    """
+
+    def __init__(self, shape: tuple[int, int], bound: float) -> None:
+        self._shape, self._bound = shape, bound
+        self._sums = _Sums(OrderFreeSum(shape, bound), OrderFreeSum(shape[:1], 2.0))
+        self._faint: _Sums | None = None
+        self._top: _Top | None = None
+        self._voters = np.zeros(shape[0], np.int64)
+        # Votes on all rows with a weight of 1: the usual ones, counted and not added. One is kept, should it be alone.
+        self._plain = 0
+        self._lone: NDArray[np.floating] = np.empty(0)
+
+    def add(self, votes: NDArray[np.floating], trust: float | Float64, at: slice | Int64) -> None:
+        """One report's votes, already scaled by its trust, finite and below the bound; and where they stand."""
         if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
-            plain, lone = plain + 1, votes
-            sums.votes.add(votes, at, vouched=True)
-            continue
+            self._plain, self._lone = self._plain + 1, votes
+            self._sums.votes.add(votes, at, vouched=True)
+            return
         by_row = np.full(len(votes), trust)
-        into = sums
+        into = self._sums
         if by_row.min(initial=1.0) < _SMALL_TRUST:
-            into = faint = faint or _Sums(WideOrderFreeSum(shape, bound), WideOrderFreeSum(shape[:1], 2.0))
-        # Soft labels are finite and normalised and a weight is at most 1: that was checked when they were made.
+            into = self._faint = self._faint or _Sums(
+                WideOrderFreeSum(self._shape, self._bound), WideOrderFreeSum(self._shape[:1], 2.0)
+            )
         into.votes.add(votes, at, vouched=True)
         into.trust.add(by_row, at, vouched=True)
-        voters[at] += 1
-        top = top or _Top(shape)
-        top.shown(by_row, votes, at, faint=into is faint)
-    if not heard:
-        raise ValueError("no report to aggregate: check the quorum first")
-    voters += plain
-    total, trusted = _values(sums, faint, plain)
-    if top is not None:
-        if plain == 1:
-            top.shown(np.ones(shape[0]), lone, slice(None), faint=False)
-        over = np.flatnonzero((voters > 1) & (top.trust > LARGEST_SHARE * trusted))
-        if len(over):
-            top.taken(over, sums, faint)
-            total, trusted = _values(sums, faint, plain)
-            left = np.minimum(top.trust[over], most_trust(trusted[over]))
-            total[over] += (left / top.trust[over])[:, None] * top.votes[over]
-            trusted[over] += left
-    kept = voters >= ballot.needed
-    return Pooled(ballot.rows[kept], total[kept] / trusted[kept][:, None])
+        self._voters[at] += 1
+        self._top = self._top or _Top(self._shape)
+        self._top.shown(by_row, votes, at, faint=into is self._faint)
+
+    def pooled(self, ballot: Ballot) -> Pooled:
+        """The mean on the rows that met the quorum; nothing can be added afterwards.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._sums.votes.terms == 0 and self._faint is None:
+            raise ValueError("no report to aggregate: check the quorum first")
+        voters, top = self._voters + self._plain, self._top
+        total, trusted = self._values()
+        if top is not None:
+            if self._plain == 1:
+                top.shown(np.ones(self._shape[0]), self._lone, slice(None), faint=False)
+            over = np.flatnonzero((voters > 1) & (top.trust > LARGEST_SHARE * trusted))
+            if len(over):
+                top.taken(over, self._sums, self._faint)
+                total, trusted = self._values()
+                left = np.minimum(top.trust[over], most_trust(trusted[over]))
+                total[over] += (left / top.trust[over])[:, None] * top.votes[over]
+                trusted[over] += left
+        kept = voters >= ballot.needed
+        return Pooled(ballot.rows[kept], total[kept] / trusted[kept][:, None])
+
+    def _values(self) -> tuple[Float64, Float64]:
+        """[n, width] weighted votes, and [n] what they weigh."""
+        total, trusted = self._sums.votes.value(), self._sums.trust.value() + self._plain
+        if self._faint is not None:
+            total, trusted = total + self._faint.votes.value(), trusted + self._faint.trust.value()
+        return total, trusted
 
 
 class _Sums(NamedTuple):
@@ -100,14 +133,6 @@ class _Sums(NamedTuple):
 
     votes: OrderFreeSum | WideOrderFreeSum
     trust: OrderFreeSum | WideOrderFreeSum
-
-
-def _values(sums: _Sums, faint: _Sums | None, plain: int) -> tuple[Float64, Float64]:
-    """[n, width] weighted votes, and [n] what they weigh; `plain` of these were counted only."""
-    total, trusted = sums.votes.value(), sums.trust.value() + plain
-    if faint is not None:
-        total, trusted = total + faint.votes.value(), trusted + faint.trust.value()
-    return total, trusted
 
 
 class _Top:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.aggregator import Ballot, Outcome, State
-from strategies.aggregators.stacking import Block, Mask, mean_of_kept, stacked, weighted_mean
+from strategies.aggregators.stacking import Block, Mask, capped, mean_of_kept, stacked, weighted_mean
 from strategies.messages import ClientReport
 from strategies.soft_labels import Float64
 
@@ -68,7 +68,7 @@ def outlier_scores(votes: Float64, mask: Mask, weights: Float64) -> Float64:
     Returns:
         [m, K] |u_k| in [0, sqrt 2], to nine digits so that equal votes tie; 0 for those who do not count.
     """
-    weights = weights * mask
+    weights = capped(weights * mask)
     centred = votes - weighted_mean(votes, weights)[:, :, None]
     direction = _first_direction(centred * np.sqrt(weights / weights.sum(axis=1, keepdims=True))[:, None])
     scores: Float64 = np.round(np.abs(np.matmul(direction[:, None], centred)[:, 0]) * mask, 9)

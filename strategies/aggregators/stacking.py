@@ -119,11 +119,14 @@ def stacked(ballot: Ballot, reports: Iterable[ClientReport]) -> Stack:
         mask[index, at] = True
         weights[index, at] = trust_of(report)
     positions = np.flatnonzero(mask.sum(axis=0) >= ballot.needed)
-    return Stack(clients, ballot.classes, ballot.rows[positions], positions, log_probs, mask, capped(weights.T).T)
+    return Stack(clients, ballot.classes, ballot.rows[positions], positions, log_probs, mask, weights)
 
 
 def capped(weights: Float64) -> Float64:
-    """[m, K] weights, 0 for those who do not count, with the largest of several lowered to LARGEST_SHARE of a row."""
+    """[m, K] weights, 0 for those who do not count, with the largest of several lowered to LARGEST_SHARE of a row.
+
+    For a rule's last weights, products with its own ones included: to cap twice is not to cap once.
+    """
     over = np.flatnonzero(weights.max(axis=1, initial=0.0) > LARGEST_SHARE * weights.sum(axis=1))
     over = over[(weights[over] > 0.0).sum(axis=1) > 1]
     if len(over) == 0:

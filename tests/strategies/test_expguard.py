@@ -80,7 +80,8 @@ def test_ten_thousand_rounds_stay_finite_and_one_more_forgives_nothing():
     np.testing.assert_allclose(trust, np.log(3.0) - 10_000 * (losses - losses[0]), rtol=1e-9)
     state = {f"expguard.{name}": np.array(value) for name, value in zip("abc", trust, strict=True)}
     outcome = ExpGuard().aggregate(state, ballot(3), sent(VOTES))
-    np.testing.assert_allclose(outcome.teacher.probabilities(), VOTES["a"], atol=1e-6)
+    expected = 0.9 * np.array(VOTES["a"]) + 0.05 * np.array(VOTES["b"]) + 0.05 * np.array(VOTES["c"])
+    np.testing.assert_allclose(outcome.teacher.probabilities(), expected, atol=1e-6)
     assert all(np.isfinite(value) for value in outcome.state.values())
     # Where only the mistrusted vote they still are the teacher, by what is left between them.
     alone = ExpGuard().aggregate(state, ballot(2), sent({"c": VOTES["c"]}))

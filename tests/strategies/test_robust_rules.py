@@ -65,7 +65,7 @@ def agrees(name, values, case, naive):
     teacher, expected = aggregated(name, values, case), {}
     for row in range(ROWS):
         if taught(row, case):
-            pooled = naive(as_sent(votes[mask[:, row], row]), capped(weights[mask[:, row], row]))
+            pooled = naive(as_sent(votes[mask[:, row], row]), weights[mask[:, row], row])
             if pooled is not None:
                 expected[row] = pooled
     assert teacher.rows.tolist() == list(expected)
@@ -90,7 +90,7 @@ def normalised(pooled, votes, weights):
 
 
 def naive_median(votes, weights):
-    pooled = []
+    pooled, weights = [], capped(weights)
     for column in votes.T:
         order = np.argsort(column, kind="stable")
         upto, half = np.cumsum(weights[order]), weights.sum() / 2
@@ -101,6 +101,7 @@ def naive_median(votes, weights):
 
 
 def naive_trimmed(votes, weights, trim):
+    weights = capped(weights)
     share = np.floor(round(trim * len(votes), 9)) / len(votes) * weights.sum()
     pooled = []
     for column in votes.T:
@@ -117,6 +118,7 @@ def naive_trimmed(votes, weights, trim):
 
 
 def naive_scores(votes, weights):
+    weights = capped(weights)
     centred = votes - mean(votes, weights)
     # The first right singular vector of the [v, C] matrix; a different way to the same direction.
     direction = np.linalg.svd(np.sqrt(weights / weights.sum())[:, None] * centred)[2][0]
@@ -259,7 +261,7 @@ def test_the_cosine_filter_is_the_loop_over_clients(case, slack):
     votes, mask, weights, needed = case
     rows = [row for row in range(ROWS) if taught(row, case)]
     sent = np.array([as_sent(one) for one in votes])
-    trust = {row: capped(weights[mask[:, row], row]) for row in rows}
+    trust = {row: weights[mask[:, row], row] for row in rows}
     medians = {row: naive_median(sent[mask[:, row], row], trust[row]) for row in rows}
     cosines = {}
     for client in range(len(votes)):
