@@ -28,8 +28,8 @@ class ClassCount:
     n_kc are the rows of class c that site k says it has: numbers or coarse grades, only ratios within a class matter.
     Weights multiply them. A class of which no voter has a row is the weighted mean there; so is a row that comes out
     as nothing. Where one of several voters has more than nine tenths of a class, the class is nine tenths its vote and
-    one tenth the weighted mean. Below that claims are believed: for sites that have no reason to lie. A weight below
-    1e-6 counts as 1e-6.
+    one tenth the weighted mean of the others. Below that claims are believed: for sites that have no reason to lie. A
+    weight below 1e-6 counts as 1e-6.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("counts",)
@@ -39,8 +39,8 @@ class ClassCount:
         votes, shares = WideOrderFreeSum(shape, 2.0 * _MOST), WideOrderFreeSum(shape, 2.0 * _MOST)
         # The rows of usual reports, which are on all proxy rows with a weight of 1; the mean vote.
         plain, mean = WideOrderFreeSum(shape[1:], 2.0 * _MOST), WeightedMean(shape, 2.0)
-        # Of each class: the most rows that one voter has, and its vote.
-        most, most_vote, voters = np.zeros(shape), np.zeros(shape), np.zeros(shape[0], np.int64)
+        # Of each class: the most rows that one voter has, its vote and its trust.
+        most, vote_of, trust_in, voters = *np.zeros((3, *shape)), np.zeros(shape[0], np.int64)
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
             if isinstance(trust, np.ndarray):
@@ -57,12 +57,19 @@ class ClassCount:
                 rows_of = np.multiply.outer(np.full(len(own), trust), counts)
                 shares.add(rows_of, at, vouched=True)
             more = rows_of > most[at]
-            most[at], most_vote[at] = np.where(more, rows_of, most[at]), np.where(more, own, most_vote[at])
-        pooled = mean.pooled(ballot)
-        kept, rows_of = voters >= ballot.needed, shares.value() + plain.value()
+            if more.any():
+                trusts = np.full(len(own), trust)[:, None]
+                for held, told in ((most, rows_of), (vote_of, own), (trust_in, trusts)):
+                    held[at] = np.where(more, told, held[at])
+        total, trusted = mean.totals()
+        pooled, rows_of = mean.pooled(ballot), shares.value() + plain.value()
+        kept = np.flatnonzero(voters >= ballot.needed)
         teacher = _ratio(votes.value()[kept], rows_of[kept], pooled.mean)
-        alone = (voters > 1)[kept, None] & (most > LARGEST_SHARE * rows_of)[kept]
-        teacher = np.where(alone, LARGEST_SHARE * most_vote[kept] + (1.0 - LARGEST_SHARE) * pooled.mean, teacher)
+        at, classes = np.nonzero((voters[kept] > 1)[:, None] & (most[kept] > LARGEST_SHARE * rows_of[kept]))
+        alone = kept[at], classes
+        top, weight = vote_of[alone], trust_in[alone]
+        others = (total[alone] - weight * top) / (trusted[alone[0]] - weight)
+        teacher[at, classes] = LARGEST_SHARE * top + (1.0 - LARGEST_SHARE) * others
         teacher = _ratio(teacher, teacher.sum(axis=1, keepdims=True), pooled.mean)
         return Outcome(SoftLabels.from_logits(pooled.rows, log_of(teacher)), state)
 

@@ -106,22 +106,22 @@ class WeightedMean:
         if self._sums.votes.terms == 0 and self._faint is None:
             raise ValueError("no report to aggregate: check the quorum first")
         voters, top = self._voters + self._plain, self._top
-        total, trusted = self._values()
+        total, trusted = self.totals()
         if top is not None:
             if self._plain == 1:
                 top.shown(np.ones(self._shape[0]), self._lone, slice(None), faint=False)
             over = np.flatnonzero((voters > 1) & (top.trust > LARGEST_SHARE * trusted))
             if len(over):
                 top.taken(over, self._sums, self._faint)
-                total, trusted = self._values()
+                total, trusted = self.totals()
                 left = np.minimum(top.trust[over], most_trust(trusted[over]))
                 total[over] += (left / top.trust[over])[:, None] * top.votes[over]
                 trusted[over] += left
         kept = voters >= ballot.needed
         return Pooled(ballot.rows[kept], total[kept] / trusted[kept][:, None])
 
-    def _values(self) -> tuple[Float64, Float64]:
-        """[n, width] weighted votes, and [n] what they weigh."""
+    def totals(self) -> tuple[Float64, Float64]:
+        """[n, width] weighted votes, and [n] what they weigh, with nothing capped; to be asked before `pooled`."""
         total, trusted = self._sums.votes.value(), self._sums.trust.value() + self._plain
         if self._faint is not None:
             total, trusted = total + self._faint.votes.value(), trusted + self._faint.trust.value()

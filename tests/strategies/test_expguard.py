@@ -138,8 +138,9 @@ def test_votes_of_an_earlier_round_count_and_are_not_judged_again():
     assert len(some.teacher.rows) == 2
 
 
-def test_who_has_won_all_trust_still_has_nine_tenths_at_most():
-    known = {"expguard.a": np.array(20.0), "expguard.b": np.array(0.0), "expguard.c": np.array(0.0)}
+@pytest.mark.parametrize("lead", [5.0, 20.0, 740.0, 1e6])
+def test_who_has_won_all_trust_still_has_nine_tenths_at_most(lead):
+    known = {"expguard.a": np.array(lead), "expguard.b": np.array(0.0), "expguard.c": np.array(0.0)}
     teacher = ExpGuard(step=1e-9).aggregate(known, ballot(3), sent(VOTES)).teacher.probabilities()
     votes = {name: np.array(vote) for name, vote in VOTES.items()}
     np.testing.assert_allclose(teacher, 0.9 * votes["a"] + 0.05 * votes["b"] + 0.05 * votes["c"], atol=1e-6)

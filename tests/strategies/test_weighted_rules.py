@@ -184,8 +184,22 @@ def test_one_sure_vote_among_uniform_ones_is_not_published_as_it_is():
     expected = 0.9 * votes[0] + 0.1 / 3
     for name, values in (("entropy", {}), ("cosine-filter", {"weight": {"name": "entropy", "cap": 0.2}, "slack": 2.0})):
         np.testing.assert_allclose(aggregated(name, values, case, 2).probabilities(), expected, atol=1e-6)
-    expected = 0.9 * votes[0] + 0.1 * votes.mean(axis=0)
     np.testing.assert_allclose(aggregated("class-count", {}, case, 2).probabilities(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1e-3, 0.05, 0.5])
+def test_a_late_vote_with_as_many_rows_still_has_a_tenth(weight):
+    votes = np.repeat(np.array([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01]])[:, None], ROWS, axis=1)
+    case = full(votes, counts=np.full((2, 3), 50.0))
+    case["weights"] = np.repeat([[1.0], [weight]], ROWS, axis=1)
+    share = min(0.9, 1 / (1 + weight))
+    expected = share * votes[0] + (1 - share) * votes[1]
+    for name in ("class-count", "mean", "sample-weighted", "variance"):
+        if name in ("class-count", "mean"):
+            np.testing.assert_allclose(aggregated(name, {}, case, 2).probabilities(), expected, atol=1e-6)
+        else:
+            pooled = logit_pool(votes[:, 0], [1.0, weight])
+            np.testing.assert_allclose(aggregated(name, {}, case, 2).probabilities()[0], pooled, atol=1e-6)
 
 
 def test_no_liar_decides_which_rows_there_are():
@@ -228,7 +242,9 @@ def test_class_count_is_the_loop_over_rows_and_classes(round_):
             own = weights * np.minimum(counts[:, c], 2.0**30)
             pooled = mean(votes, weights)[c]
             if len(votes) > 1 and max(own) > 0.9 * sum(own):
-                pooled = 0.9 * votes[own.argmax(), c] + 0.1 * pooled
+                top = own.argmax()
+                others = np.delete(votes[:, c], top) @ np.delete(weights, top) / np.delete(weights, top).sum()
+                pooled = 0.9 * votes[top, c] + 0.1 * others
             elif own.sum() > 0:
                 pooled = np.average(votes[:, c], weights=own)
             raw.append(pooled)
