@@ -396,5 +396,4 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return f"{name} must be given"
     if problem["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    message = _SAID.get(problem["type"], message)
-    return f"{name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name} = {problem['input']!r}: {_SAID.get(problem['type'], message[0].lower() + message[1:])}"

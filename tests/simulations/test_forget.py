@@ -4,10 +4,12 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distillation.export import load_student
+from server.forget import Remainder, forget
 from server.votes import VotesError, VoteStore
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
@@ -314,8 +316,12 @@ def test_votes_that_teach_nothing_without_the_client_are_refused(tiny, inline, t
 
 
 def test_class_tables_have_nothing_to_teach_anew(tiny, inline, tmp_path):
-    run_experiment(tiny(**merged(DEAF, {"strategy": {"preset": "feddistill"}})), tmp_path / "run")
-    refused(tmp_path / "run", GONE, tmp_path, VotesError, "class tables teach no student")
+    with pytest.raises(ConfigError, match=r"federation.keep_votes=true keeps votes for `consilium forget`"):
+        run_experiment(tiny(**merged(DEAF, {"strategy": {"preset": "feddistill"}})), tmp_path / "run")
+    # a coordinator's own job file may say so all the same
+    job = SimpleNamespace(has_student=False)
+    with pytest.raises(VotesError, match="class tables teach no student"):
+        forget(job, Remainder({}, []), None, None, tmp_path / "out")
 
 
 def test_a_cache_of_disputed_rows_cannot_be_redone(tiny, inline, tmp_path):
