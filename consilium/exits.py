@@ -33,8 +33,6 @@ _CODES = {
     "StateError": 8,
     "ModuleNotFoundError": 9,
     "OSError": 9,
-    "FileNotFoundError": 9,
-    "PermissionError": 9,
 }
 
 # A disk that refuses in the middle of a run; other errors of the operating system speak for themselves.
@@ -66,7 +64,7 @@ def exit_codes(reporting: Format) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         # A worker's error counts as what the worker met.
-        kinds = (getattr(error, "kind", ""), *(kind.__name__ for kind in type(error).__mro__))
+        kinds = (*getattr(error, "kinds", ()), *(kind.__name__ for kind in type(error).__mro__))
         code = next((_CODES[kind] for kind in kinds if kind in _CODES), 1)
         message = _sentence(error)
         if code == 1:

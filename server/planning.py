@@ -92,16 +92,16 @@ def _plans(
 ) -> dict[str, RoundPlan]:
     shared: dict[tuple[object, ...], RoundPlan] = {}
     plans = {}
-    differs = spoken is not None and _differs(exchange, standing)
+    synced = spoken if _differs(exchange, standing) else None
     for client in asked:
         have = links.have(client)
-        base, news = links.missing(client, spoken.rows) if spoken is not None and differs else (0, _NO_ROWS)
+        base, news = (0, _NO_ROWS) if synced is None else links.missing(client, synced.rows)
         # What a plan depends on beside the round.
         key = (base, news.tobytes(), have, client if standing.personal else "")
         if key not in shared:
             plan = replace(common, have=have)
-            if spoken is not None and differs:
-                plan = replace(plan, sync=links.sync(base, spoken.rows, news))
+            if synced is not None:
+                plan = replace(plan, sync=links.sync(base, synced.rows, news))
             elif spoken is not None:
                 plan = replace(plan, teachers=_whole(standing, spoken, client))
             shared[key] = plan

@@ -155,9 +155,9 @@ def _around(setup: Setup, pool: WorkerPool) -> Cohort:
         cohort = AttackedCohort(pool, liars, attack, config.federation.seed, study.proxy_rows)
     if late := late_of(config, study.names):
         cohort = LateCohort(cohort, late, config.stragglers.rounds)
-    if newcomers := newcomers_of(config, study.names):
+    if newcomers_of(config, study.names):
         done = len(load_progress(setup.out / "checkpoint" / "server.safetensors", setup.federation).rounds)
-        cohort = GrowingCohort(cohort, newcomers, config.newcomers.round, done)
+        cohort = GrowingCohort(cohort, lambda round_: there(config, study.names, round_), done)
     return cohort
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -133,19 +133,17 @@ class GrowingCohort:
 
     Args:
         cohort: the network.
-        newcomers: names.
-        round_: the first round that may ask them.
+        members: the clients that a round may ask, by its number.
         done: rounds that were finished before.
     """
 
-    def __init__(self, cohort: Cohort, newcomers: Sequence[str], round_: int, done: int = 0) -> None:
-        self._cohort, self._newcomers, self._round, self._next = cohort, frozenset(newcomers), round_, done + 1
+    def __init__(self, cohort: Cohort, members: Callable[[int], Sequence[str]], done: int) -> None:
+        self._cohort, self._members, self._next = cohort, members, done + 1
 
     @property
     def clients(self) -> Sequence[str]:
         """Everybody who is there in the next round, by name."""
-        everybody = self._cohort.clients
-        return everybody if self._next >= self._round else [name for name in everybody if name not in self._newcomers]
+        return self._members(self._next)
 
     def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
         """One exchange."""
@@ -216,14 +214,13 @@ def _on(rows: Int64, honest: Sequence[ClientReport], classes: int) -> Float64:
     So the mean of all is that of who voted, and no vote that was never cast does more harm than one that was.
     """
     ordered = sorted(honest, key=lambda report: report.client)
-    voted = [np.isin(rows, report.soft_labels.rows) for report in ordered]
     if not ordered:
         return np.empty((0, len(rows), classes))
     nothing = np.zeros((len(rows), classes))
     told = np.stack([_told(report.soft_labels, rows, nothing) for report in ordered])
-    voters = np.sum(voted, axis=0)[:, None]
-    mean = np.where(voters > 0, told.sum(axis=0) / np.maximum(voters, 1), 1.0 / classes)
-    return np.where(np.stack(voted)[:, :, None], told, mean)
+    voted = np.stack([np.isin(rows, report.soft_labels.rows) for report in ordered])[:, :, None]
+    voters = voted.sum(axis=0)
+    return np.where(voted, told, np.where(voters > 0, told.sum(axis=0) / np.maximum(voters, 1), 1.0 / classes))
 
 
 def _last_teacher(plan: RoundPlan) -> Float64 | None:

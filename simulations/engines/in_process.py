@@ -27,11 +27,11 @@ class WorkerError(RuntimeError):
     """A worker could not do what was asked; the message is the worker's own.
 
     Attributes:
-        kind: the name of the exception that the worker met.
+        kinds: the names of what the worker met, an exception and its bases; empty where the worker itself was lost.
     """
 
-    def __init__(self, message: str, kind: str = "") -> None:
-        self.kind = kind
+    def __init__(self, message: str, kinds: Sequence[str] = ()) -> None:
+        self.kinds = tuple(kinds)
         super().__init__(message)
 
 
@@ -188,8 +188,8 @@ class WorkerPool:
         """
         for command, header, blob in self._run(commands, patient=True):
             if "error" in header:
-                kind = str(header["error"]).partition(":")[0]
-                raise WorkerError(f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}", kind)
+                told = f"{command['do']} of {command.get('site') or 'all sites'}: {header['error']}"
+                raise WorkerError(told, header.get("kinds", ()))
             yield command, header, blob
 
     def _results(self, commands: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -163,7 +163,8 @@ def serve(study: Path, commands: BinaryIO, answers: BinaryIO) -> None:
         try:
             header, answer = worker.do(command, blob)
         except Exception as error:  # the parent decides what becomes of it; a worker lives on
-            header, answer = {"error": f"{type(error).__name__}: {error}"}, b""
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            header, answer = {"error": f"{type(error).__name__}: {error}", "kinds": kinds}, b""
         if command["do"] not in ("share", "forget"):
             write_frame(answers, {**header, "do": command["do"], "site": command.get("site", "")}, answer)
 

@@ -87,7 +87,7 @@ def _companion(key: str, told: Any, method: str) -> Any:
     name, settings = named_table(f"aggregator: {key}", told, "a rule's name")
     able = sorted(known for known, rule in AGGREGATORS.items() if hasattr(rule, method))
     if name not in AGGREGATORS and ":" not in name:
-        raise KeyError(f"aggregator: unknown {key} {name!r}; known: {', '.join(able)}; your own: module:Name")
+        raise KeyError(f"unknown {key} {name!r}; known: {', '.join(able)}; your own: module:Name")
     if not hasattr(part_class("aggregator", AGGREGATORS, name), method):
         raise ValueError(f"aggregator: {key}={name!r} has no {method}; {key} can be {', '.join(able)}")
     return build_part("aggregator", AGGREGATORS, name, settings, method)

@@ -40,7 +40,7 @@ class ClassCount:
         # The rows of usual reports, which are on all proxy rows with a weight of 1; the mean vote.
         plain, mean = WideOrderFreeSum(shape[1:], 2.0 * _MOST), WeightedMean(shape, 2.0)
         # Of each class: the most rows that one voter has, its vote and its trust.
-        most, vote_of, trust_in, voters = *np.zeros((3, *shape)), np.zeros(shape[0], np.int64)
+        most, vote_of, trust_in = np.zeros((3, *shape))
         for report in reports:
             at, trust, own = ballot.positions(report), trust_of(report), probabilities(report.soft_labels)
             if isinstance(trust, np.ndarray):
@@ -49,7 +49,6 @@ class ClassCount:
             # What a report was made of has been checked: nothing here can be too large.
             votes.add(np.multiply(mine, counts, dtype=np.float64), at, vouched=True)
             mean.add(mine, trust, at)
-            voters[at] += 1
             if isinstance(at, slice) and isinstance(trust, float) and trust == 1.0:
                 plain.add(counts, vouched=True)
                 rows_of = np.broadcast_to(counts, shape)
@@ -63,6 +62,7 @@ class ClassCount:
                     held[at] = np.where(more, told, held[at])
         total, trusted = mean.totals()
         pooled, rows_of = mean.pooled(ballot), shares.value() + plain.value()
+        voters = mean.voters
         kept = np.flatnonzero(voters >= ballot.needed)
         teacher = _ratio(votes.value()[kept], rows_of[kept], pooled.mean)
         at, classes = np.nonzero((voters[kept] > 1)[:, None] & (most[kept] > LARGEST_SHARE * rows_of[kept]))

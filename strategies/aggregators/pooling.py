@@ -105,7 +105,7 @@ class WeightedMean:
         """
         if self._sums.votes.terms == 0 and self._faint is None:
             raise ValueError("no report to aggregate: check the quorum first")
-        voters, top = self._voters + self._plain, self._top
+        voters, top = self.voters, self._top
         total, trusted = self.totals()
         if top is not None:
             if self._plain == 1:
@@ -119,6 +119,11 @@ class WeightedMean:
                 trusted[over] += left
         kept = voters >= ballot.needed
         return Pooled(ballot.rows[kept], total[kept] / trusted[kept][:, None])
+
+    @property
+    def voters(self) -> Int64:
+        """[n] who has voted on each row."""
+        return self._voters + self._plain
 
     def totals(self) -> tuple[Float64, Float64]:
         """[n, width] weighted votes, and [n] what they weigh, with nothing capped; to be asked before `pooled`."""

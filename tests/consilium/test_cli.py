@@ -1,13 +1,17 @@
 """The command line: exit codes that tell the truth, sentences instead of tracebacks, help without torch."""
 
+import errno
 import json
 import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from consilium.cli import app
+from consilium.exits import Format, exit_codes
+from simulations.engines.in_process import WorkerError
 
 RUNNER = CliRunner()
 FAST = """
@@ -98,6 +102,25 @@ def test_every_failure_has_its_exit_code_and_one_sentence(file, tmp_path, overri
     assert says in done.output
     assert "Traceback" not in done.output
     assert (tmp_path / "out").exists() == (code == 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (OSError(errno.ENOSPC, "full", "out/metrics.csv"), 9, "out/metrics.csv: no space left on device; finished"),
+        (OSError(errno.ENOSPC, "full"), 9, "the disk: no space left on device; finished rounds are safe"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 9, "Connection refused"),
+        (WorkerError("evaluate of a: StateError: broken", ["StateError", "RuntimeError"]), 8, "evaluate of a"),
+        (WorkerError("evaluate of a: IsADirectoryError: x", ["IsADirectoryError", "OSError"]), 9, "evaluate of a"),
+        (WorkerError("its worker process died twice"), 3, "died twice"),
+    ],
+)
+def test_what_the_machine_or_a_worker_met_has_its_code(error, code, says, capsys):
+    with pytest.raises(typer.Exit) as ended, exit_codes(Format.text):
+        raise error
+    told = capsys.readouterr().err
+    assert (ended.value.exit_code, says in told, "Traceback" in told) == (code, True, False)
+    assert ("--resume" in told) == (getattr(error, "errno", None) == errno.ENOSPC)
 
 
 def test_a_failed_run_never_exits_with_0_even_in_json(file, tmp_path):

@@ -284,6 +284,13 @@ def test_a_run_leaves_its_checkpoint_and_goes_on_from_it(
     serve(make_grid(files.values()), folder, out, resume=True)
     progress = load_progress(out / "checkpoint" / "server.safetensors", longer)
     assert [row.round for row in progress.rounds] == [1, 2, 3]
+    # A lost checkpoint is no reason to begin anew over what was finished.
+    metrics = (out / "metrics.csv").read_bytes()
+    (out / "checkpoint" / "server.safetensors").unlink()
+    for resume in (True, False):
+        with pytest.raises(CheckpointError, match=r"server.safetensors is gone, and .*metrics.csv has finished rounds"):
+            serve(make_grid(files.values()), folder, out, resume=resume)
+    assert (out / "metrics.csv").read_bytes() == metrics
 
 
 @pytest.mark.parametrize(("mode", "patience"), [("sync", 0), ("async", 7)])
