@@ -2,142 +2,30 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.aggregator import Ballot
-from strategies.aggregators import build_aggregator
-from strategies.aggregators.geometric_median import _geometric_medians, _step
 from strategies.aggregators.spectral_filter import outlier_scores
-from strategies.aggregators.stacking import Block
-from strategies.messages import ClientReport
 from strategies.soft_labels import SoftLabels
 from strategies.wire import believe_symbols, vote_symbols
-from tests.strategies.trust import capped, mean
-
-ROWS = 6
-# Rows A and B of the design reference, as [2, C, K].
-A_AND_B = np.array(
-    [[[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]], [[0.5, 0.4, 0.1], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]]]
-).transpose(0, 2, 1)
-ALL_VOTED = np.ones((2, 3), bool)
-
-
-@st.composite
-def rounds(draw, hard=True, most=13, smallest=1):
-    """[K, n, C] votes, [K, n] who voted, [K, n] weights, voters needed: usual, tied, one-hot; masked or not."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    clients, classes = draw(st.integers(smallest, most)), draw(st.sampled_from([2, 3, 5, 100]))
-    votes = rng.dirichlet(np.full(classes, 0.7), (clients, ROWS)) * (1 - 1e-6 * classes) + 1e-6
-    if hard and draw(st.booleans()):  # some one-hots, some copies of another vote
-        sure = rng.random((clients, ROWS)) < 0.4
-        votes[sure] = np.eye(classes)[rng.integers(classes, size=sure.sum())] * (1 - 1e-7 * classes) + 1e-7
-        votes[clients // 2 :] = votes[: clients - clients // 2]
-    mask = rng.random((clients, ROWS)) < draw(st.sampled_from([1.0, 0.7, 0.3]))
-    kind = draw(st.sampled_from(["equal", "by client", "by row", "lopsided"]))
-    weights = {
-        "equal": np.full((clients, ROWS), 0.3),
-        "by client": np.repeat(rng.uniform(0.05, 1.0, (clients, 1)), ROWS, axis=1),
-        "by row": rng.uniform(0.05, 1.0, (clients, ROWS)),
-        "lopsided": 10.0 ** -rng.uniform(0.0, 9.0, (clients, ROWS)),
-    }[kind]
-    return votes, mask, weights, draw(st.integers(1, min(3, clients)))
-
-
-def aggregated(name, values, case):
-    votes, mask, weights, needed = case
-    sent = [
-        ClientReport(
-            f"c{k:02}",
-            1,
-            SoftLabels.from_logits(np.flatnonzero(mask[k]), np.log(votes[k][mask[k]])),
-            weights[k][mask[k]],
-        )
-        for k in range(len(votes))
-    ]
-    ballot = Ballot(np.arange(ROWS), votes.shape[2], len(votes), needed)
-    return build_aggregator(name, values).aggregate({}, ballot, sent).teacher
-
-
-def agrees(name, values, case, naive):
-    """The rule's teacher is what `naive(votes [v, C], weights [v])` makes of each row's voters; None: no row."""
-    votes, mask, weights, _ = case
-    teacher, expected = aggregated(name, values, case), {}
-    for row in range(ROWS):
-        if taught(row, case):
-            pooled = naive(as_sent(votes[mask[:, row], row]), weights[mask[:, row], row])
-            if pooled is not None:
-                expected[row] = pooled
-    assert teacher.rows.tolist() == list(expected)
-    if expected:
-        np.testing.assert_allclose(teacher.probabilities(), list(expected.values()), atol=2e-6)
-
-
-def taught(row, case):
-    """Whether a row has enough voters."""
-    _, mask, _, needed = case
-    return mask[:, row].sum() >= needed
-
-
-def as_sent(votes):
-    """Votes as they arrive: float32 log-probabilities."""
-    return SoftLabels.from_logits(np.arange(len(votes)), np.log(votes)).probabilities()
-
-
-def normalised(pooled, votes, weights):
-    nothing = pooled.sum() <= 2e-4 + 2e-7 * len(pooled)
-    return mean(votes, weights) if nothing else pooled / pooled.sum()
-
-
-def naive_median(votes, weights):
-    pooled, weights = [], capped(weights)
-    for column in votes.T:
-        order = np.argsort(column, kind="stable")
-        upto, half = np.cumsum(weights[order]), weights.sum() / 2
-        low = next(i for i in range(len(order)) if upto[i] >= half - 1e-9 * half)
-        high = next(i for i in range(len(order)) if upto[i] > half + 1e-9 * half)
-        pooled.append((column[order[low]] + column[order[high]]) / 2)
-    return normalised(np.array(pooled), votes, weights)
-
-
-def naive_trimmed(votes, weights, trim):
-    weights = capped(weights)
-    share = np.floor(round(trim * len(votes), 9)) / len(votes) * weights.sum()
-    pooled = []
-    for column in votes.T:
-        order = list(np.argsort(column, kind="stable"))
-        left = weights.copy()
-        for end in (order, order[::-1]):
-            lost = share
-            for client in end:
-                taken = min(lost, left[client])
-                left[client] -= taken
-                lost -= taken
-        pooled.append((left * column).sum() / left.sum())
-    return normalised(np.array(pooled), votes, weights)
-
-
-def naive_scores(votes, weights):
-    weights = capped(weights)
-    centred = votes - mean(votes, weights)
-    # The first right singular vector of the [v, C] matrix; a different way to the same direction.
-    direction = np.linalg.svd(np.sqrt(weights / weights.sum())[:, None] * centred)[2][0]
-    return np.round(np.abs(centred @ direction), 9)
-
-
-def naive_cronus(votes, weights, attackers):
-    f = attackers or -(-len(votes) // 2) - 1
-    if len(votes) < 2 * f + 1:
-        return None
-    for count in (-(-f // 2), f // 2):
-        scores = naive_scores(votes, weights)
-        worst = sorted(range(len(votes)), key=lambda k, s=scores: (s[k], k))[len(votes) - count :]
-        votes, weights = np.delete(votes, worst, axis=0), np.delete(weights, worst)
-    return mean(votes, weights)
-
-
-def total_distance(point, votes, weights):
-    return (weights * np.linalg.norm(votes - point, axis=1)).sum()
+from tests.strategies.robust_rounds import (
+    A_AND_B,
+    ALL_VOTED,
+    ROWS,
+    aggregated,
+    agrees,
+    as_sent,
+    naive_cronus,
+    naive_median,
+    naive_scores,
+    naive_trimmed,
+    normalised,
+    one_row,
+    rounds,
+    taught,
+    two_classes,
+)
+from tests.strategies.trust import mean
 
 
 @given(rounds())
@@ -186,46 +74,6 @@ def test_without_a_majority_one_hots_that_travelled_are_their_mean(rule, codec, 
     found = one_row(rule, settings, [vote.probabilities()[0] for vote in travelled])
     np.testing.assert_allclose(found[:4], np.array([4, 3, 3, 3]) / 13, atol=2e-4)
     assert found[4:].max(initial=0.0) < 2e-4
-
-
-@given(rounds())
-@settings(max_examples=80, deadline=None)
-def test_no_point_is_nearer_to_all_votes_than_the_geometric_median(case):
-    votes, mask, weights, _ = case
-    teacher = aggregated("geometric-median", {}, case)
-    assert teacher.rows.tolist() == [row for row in range(ROWS) if taught(row, case)]
-    rng = np.random.default_rng(0)
-    for row, found in zip(teacher.rows, teacher.probabilities(), strict=True):
-        own, trust = as_sent(votes[mask[:, row], row]), capped(weights[mask[:, row], row])
-        best = total_distance(found, own, trust)
-        others = [*own, *(rng.dirichlet(np.ones(len(own)), 20) @ own), *(found + 0.01 * (own - found))]
-        # The function is convex: that no small step towards a vote helps is nearly enough.
-        assert all(best <= total_distance(other, own, trust) + 2e-6 for other in others)
-
-
-@given(rounds(), st.randoms(use_true_random=False))
-@settings(max_examples=80, deadline=None)
-def test_names_say_nothing_to_the_geometric_median(case, random):
-    votes, mask, weights, needed = case
-    order = random.sample(range(len(votes)), len(votes))
-    renamed = aggregated("geometric-median", {}, (votes[order], mask[order], weights[order], needed))
-    teacher = aggregated("geometric-median", {}, case)
-    assert teacher.rows.tolist() == renamed.rows.tolist()
-    np.testing.assert_allclose(renamed.probabilities(), teacher.probabilities(), atol=2e-5)
-
-
-@pytest.mark.parametrize("each", [1, 2, 5, 32, 40])
-@pytest.mark.parametrize("between", [0, 2])
-def test_between_two_equal_camps_the_geometric_median_is_the_middle(each, between):
-    a, b = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.3, 0.6])
-    inside = [a + share * (b - a) for share in np.linspace(0.3, 0.7, between)]
-    votes = [a] * each + [b] * each + inside
-    ends = (inside[0] + inside[-1]) / 2 if inside else (a + b) / 2
-    np.testing.assert_allclose(one_row("geometric-median", {}, votes), ends, atol=1e-6)
-    np.testing.assert_allclose(one_row("geometric-median", {}, votes[::-1]), ends, atol=1e-6)
-    # one more on a side and that side has it
-    if not inside:
-        np.testing.assert_allclose(one_row("geometric-median", {}, [*votes, b]), b, atol=1e-6)
 
 
 @given(rounds(hard=False), st.sampled_from([0.25, 0.5, 0.8, 1.0]))
@@ -284,24 +132,6 @@ def test_the_cosine_filter_is_the_loop_over_clients(case, slack):
         np.testing.assert_allclose(teacher.probabilities(), list(expected.values()), atol=2e-6)
 
 
-def one_row(name, values, votes, weights=None, needed=1):
-    votes = np.asarray(votes, float)
-    sent = [
-        ClientReport(
-            f"c{k:02}", 1, SoftLabels.from_logits(np.array([0]), np.log(np.maximum(vote, 1e-12))[None]), weight
-        )
-        for k, (vote, weight) in enumerate(zip(votes, weights or [1.0] * len(votes), strict=True))
-    ]
-    teacher = build_aggregator(name, values).aggregate(
-        {}, Ballot(np.array([0]), votes.shape[1], len(votes), needed), sent
-    )
-    return teacher.teacher.probabilities()[0] if len(teacher.teacher.rows) else None
-
-
-def two_classes(*first):
-    return [[value, 1.0 - value] for value in first]
-
-
 def test_one_far_vote_is_trimmed():
     votes = two_classes(0.1, 0.2, 0.3, 0.4, 1.0)
     # (.2 + .3 + .4) / 3 = .3 for class 1, and (.8 + .7 + .6) / 3 = .7
@@ -324,87 +154,6 @@ def test_ties_do_not_depend_on_which_of_equal_voters_is_heavy():
     votes = two_classes(0.1, 0.1, 0.1, 0.5, 0.9)
     one, other = (one_row("trimmed-mean", {}, votes, w) for w in ([1.0, 0.2, 0.2, 0.5, 0.5], [0.2, 0.2, 1.0, 0.5, 0.5]))
     np.testing.assert_allclose(one, other, atol=1e-7)
-
-
-@pytest.mark.parametrize("weights", [None, [0.2, 0.2, 0.2, 0.2, 0.2]])
-def test_the_geometric_median_leaves_a_mean_that_is_a_vote(weights):
-    # The mean .3 is itself a vote; the objective is 1.6971 there and 1.4142 at .1.
-    votes = np.array(two_classes(0.1, 0.1, 0.1, 0.3, 0.9))
-    found = one_row("geometric-median", {}, votes, weights)
-    np.testing.assert_allclose(found, [0.1, 0.9], atol=1e-6)
-    assert total_distance([0.3, 0.7], votes, np.ones(5)) == pytest.approx(1.6971, abs=1e-4)
-    assert total_distance(found, votes, np.ones(5)) == pytest.approx(1.4142, abs=1e-4)
-
-
-def test_vardi_and_zhang_step_away_from_a_vote_that_is_not_the_median():
-    # The same five votes on a line in three classes: at the third one Weiszfeld's weights are infinite.
-    votes = np.array([[x, (1 - x) / 2, (1 - x) / 2] for x in (0.1, 0.1, 0.1, 0.3, 0.9)])
-    after = _step(votes.T[None], np.ones((1, 5)), votes[3][None])[0]
-    # The others pull with 3 - 1 = 2 unit vectors, the vote holds with 1: half of the way to their point, which is at
-    # (3 * .1 / .2 + .9 / .6) / (3 / .2 + 1 / .6) = .18 -> .24
-    assert after[0] == pytest.approx(0.24)
-    np.testing.assert_allclose(one_row("geometric-median", {}, votes), votes[0], atol=1e-6)
-    # Once at the median it stays.
-    np.testing.assert_allclose(_step(votes.T[None], np.ones((1, 5)), votes[0][None])[0], votes[0], atol=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("votes", "weights", "median"),
-    [
-        # two equal votes hold against two unit pulls, however hard those are
-        (
-            [[0.1001, 0.3975, 0.5024], [0.0036, 0.9391, 0.0573], [0.1403, 0.0209, 0.8388], [0.1403, 0.0209, 0.8388]],
-            None,
-            2,
-        ),
-        # a vote of weight 1 between two of .5
-        ([[0.405, 0.127, 0.427, 0.041], [0.006, 0.992, 0.001, 0.001], [0.074, 0.857, 0.068, 0.001]], [0.5, 1, 0.5], 1),
-    ],
-)
-def test_a_median_that_is_a_vote_far_from_the_mean_is_found(votes, weights, median):
-    np.testing.assert_allclose(one_row("geometric-median", {}, votes, weights), votes[median], atol=1e-6)
-
-
-@given(rounds(hard=False, smallest=3))
-@settings(max_examples=50, deadline=None)
-def test_two_equal_votes_of_four_are_the_geometric_median(case):
-    votes = [*case[0][:3, 0], case[0][2, 0]]
-    assume(len(votes[0]) > 2)  # on a line the middle of the inner two votes is as good
-    np.testing.assert_allclose(one_row("geometric-median", {}, votes), as_sent(np.array(votes))[2], atol=1e-6)
-
-
-def test_three_votes_of_one_client_weigh_like_one_of_three():
-    found = one_row("geometric-median", {}, two_classes(0.1, 0.3, 0.9), [0.9, 0.3, 0.3])
-    np.testing.assert_allclose(found, [0.1, 0.9], atol=1e-6)
-
-
-def test_the_first_step_and_the_objective_of_the_geometric_median():
-    step = _step(A_AND_B, np.ones((2, 3)), A_AND_B.mean(axis=2))
-    np.testing.assert_allclose(step[0], [0.5344, 0.2441, 0.2215], atol=1e-4)
-    for votes, limit, objective in (
-        (A_AND_B[0].T, [0.6023, 0.2837, 0.1140], 0.9274),
-        (A_AND_B[1].T, [0.3714, 0.4429, 0.1857], 0.7483),
-    ):
-        assert total_distance(np.array(limit), votes, np.ones(3)) == pytest.approx(objective, abs=1e-4)
-
-
-@pytest.mark.parametrize("voters", [2, 3])
-def test_a_median_at_a_vote_or_close_to_one_is_found_all_the_same(voters):
-    # Weiszfeld alone crawls there: of 2,000 rows some are still 1e-6 too far after 500 rounds.
-    rng = np.random.default_rng(0)
-    votes, weights = rng.dirichlet(np.full(5, 0.7), (2000, voters)), rng.uniform(0.05, 1.0, (2000, voters))
-    log_probs = np.log(votes).transpose(0, 2, 1).astype(np.float32)
-    block = Block(np.arange(2000), log_probs, np.ones((2000, voters), bool), weights)
-    votes, found = np.exp(log_probs.astype(float)).transpose(0, 2, 1), _geometric_medians(block)
-
-    def objective(points):
-        return (weights * np.linalg.norm(votes - points[:, None], axis=2)).sum(axis=1)
-
-    best, points = np.minimum(objective(found), np.min([objective(votes[:, k]) for k in range(voters)], axis=0)), found
-    for _ in range(2000):
-        pulls = weights / np.maximum(np.linalg.norm(votes - points[:, None], axis=2), 1e-13)
-        points = np.einsum("mk,mkc->mc", pulls, votes) / pulls.sum(axis=1, keepdims=True)
-    assert (objective(found) - np.minimum(best, objective(points))).max() < 1e-8
 
 
 def test_scores_along_the_main_direction_of_disagreement():
@@ -457,16 +206,16 @@ def test_cronus_needs_more_honest_voters_than_assumed_attackers(attackers, voter
     assert (one_row("cronus", {"attackers": attackers}, votes) is not None) == stays
 
 
+def test_a_cosine_filter_that_keeps_one_of_two_publishes_nobody():
+    # The median, by weight, is the first vote; cosines 1 and .02, their median .51: the second goes, one is left.
+    votes = [[0.98, 0.01, 0.01], [0.01, 0.01, 0.98]]
+    assert one_row("cosine-filter", {"slack": 0.15}, votes, [1.0, 0.5], needed=2) is None
+    np.testing.assert_allclose(one_row("cosine-filter", {}, votes, [1.0, 0.5], needed=1), votes[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["median", "spectral-filter", "cosine-filter", "cronus", "geometric-median"])
 def test_the_least_likely_class_from_one_of_three_moves_the_mean_and_no_robust_rule_as_far(name):
     # y_H = (.65, .25, .10); the attacker says class 3, and the mean becomes (.4333, .1667, .4000).
     votes = [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.0, 0.0, 1.0]]
     np.testing.assert_allclose(one_row("mean", {}, votes), [0.4333, 0.1667, 0.4000], atol=1e-4)
     assert one_row(name, {}, votes)[2] < 0.2
-
-
-def test_a_cosine_filter_that_keeps_one_of_two_publishes_nobody():
-    # The median, by weight, is the first vote; cosines 1 and .02, their median .51: the second goes, one is left.
-    votes = [[0.98, 0.01, 0.01], [0.01, 0.01, 0.98]]
-    assert one_row("cosine-filter", {"slack": 0.15}, votes, [1.0, 0.5], needed=2) is None
-    np.testing.assert_allclose(one_row("cosine-filter", {}, votes, [1.0, 0.5], needed=1), votes[0], atol=1e-6)
