@@ -68,8 +68,17 @@ def test_randomised_response_needs_two_classes(classes):
 
 @pytest.mark.parametrize(
     "plain",
-    [None, 3, [3], [["gaussian", {}, 1]], [["laplace", {}, 1]], [["gaussian", {"noise_multiplier": "zz"}, 1]]]
-    + [[["gaussian", 5, 1]], [["gaussian", {"noise_multiplier": "0x1p0", "other": 1}, 1]], ["gaussian"]],
+    [
+        None,
+        3,
+        [3],
+        [["gaussian", {}, 1]],
+        [["laplace", {}, 1]],
+        [["gaussian", {"noise_multiplier": "zz"}, 1]],
+        [["gaussian", 5, 1]],
+        [["gaussian", {"noise_multiplier": "0x1p0", "other": 1}, 1]],
+        ["gaussian"],
+    ],
 )
 def test_what_is_no_event_is_refused(plain):
     with pytest.raises(ValueError, match="no privacy events"):

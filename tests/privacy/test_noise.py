@@ -48,8 +48,16 @@ def test_a_seeded_stream_repeats_and_goes_on():
 
 @pytest.mark.parametrize(
     "other",
-    [(7, "client-1", 4), (7, "client-2", 3), (8, "client-1", 3), (7 + 2**32, "client-1", 3), (7 + 2**40, "client-1", 3)]
-    + [(7, "client-1", "3"), (7, "client-1\x003"), (7, "client-1")],
+    [
+        (7, "client-1", 4),
+        (7, "client-2", 3),
+        (8, "client-1", 3),
+        (7 + 2**32, "client-1", 3),
+        (7 + 2**40, "client-1", 3),
+        (7, "client-1", "3"),
+        (7, "client-1\x003"),
+        (7, "client-1"),
+    ],
 )
 def test_streams_that_differ_in_one_name_or_one_bit_of_the_seed_share_no_noise(other):
     mine, theirs = (
