@@ -24,13 +24,14 @@ from distillation.runtime import device_named, generator, single_thread
 from distillation.selectors import build_selector, selector_features
 from distillation.selectors.selector import Selection
 from privacy.policy import PolicyError, check
+from strategies.believing import vote_symbols
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
 from strategies.tables import Table
-from strategies.wire import NO_RUN, decode_plan, encode_refusal, encode_report, vote_symbols
+from strategies.wire import NO_RUN, decode_plan, encode_refusal, encode_report
 
 log = logging.getLogger("consilium.node")
 _Taught = tuple[SoftLabels | None, Table | None]

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from privacy.policy import PolicyError
+from strategies.believing import believe_symbols
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import RoundPlan, Sync
 from strategies.soft_labels import Int64, SoftLabels
 from strategies.tables import Table
-from strategies.wire import believe_symbols
 
 
 def teacher_of(

@@ -6,21 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from strategies.believing import believe_symbols, decode_symbols
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import MAX_WEIGHT, MIN_WEIGHT, ClientReport, Refusal, RoundPlan
 from strategies.soft_labels import Int64, UInt8
 from strategies.tables import Table
-from strategies.wire import (
-    NO_RUN,
-    RawReport,
-    answer_run,
-    believe_symbols,
-    decode_answer,
-    decode_symbols,
-    rows_digest,
-    spec_number,
-)
+from strategies.wire import NO_RUN, RawReport, answer_run, decode_answer, rows_digest, spec_number
 
 # What a site says that could not read its plan, and hence can name neither its run nor its round.
 UNREAD = ("unreadable_plan", "bad_teacher", "unknown_rows", "wrong_classes")
@@ -95,7 +87,7 @@ def _checked(client: str, blob: bytes, plan: RoundPlan, heard: Table | None) -> 
     if not MIN_WEIGHT <= answer.weight <= MAX_WEIGHT:  # also false for NaN
         raise WireError("weight", f"weight {answer.weight} outside [{MIN_WEIGHT}, {MAX_WEIGHT}]")
     votes = believe_symbols(rows, symbols, plan.uplink, plan.classes)
-    report = ClientReport(client, plan.round, votes, answer.weight, answer.scores, answer.counts)
+    report = ClientReport(client, plan.round, votes, answer.weight, answer.scores, answer.counts, answer.ledger)
     return Believed(report, symbols, answer.base == 0)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.checks import Believed
+from strategies.believing import vote_symbols
 from strategies.codecs import link_named
-from strategies.messages import RoundPlan, Sync
+from strategies.messages import LedgerHead, RoundPlan, Sync
 from strategies.soft_labels import Int64, SoftLabels, UInt8
 from strategies.tables import Table, symbols_digest
-from strategies.wire import vote_symbols
 
 _Value = TypeVar("_Value")
 
@@ -27,15 +27,19 @@ class News:
         applied: by client, the round of the difference that it has applied, and the rows of that.
         heard: by client, what it has sent by now.
         lost: clients whose difference fitted nothing: the next plan carries everything, and asks for as much.
+        heads: by client, where its privacy ledger stands.
     """
 
     applied: dict[str, tuple[int, Int64]] = field(default_factory=dict)
     heard: dict[str, Table] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    heads: dict[str, LedgerHead] = field(default_factory=dict)
 
     def answered(self, plan: RoundPlan, believed: Believed, before: Table | None, total: int) -> None:
         """A believed answer to `plan` from a client that had sent `before`; the universe has `total` rows."""
         client, votes, symbols = believed.report.client, believed.report.soft_labels, believed.symbols
+        if believed.report.ledger is not None:
+            self.heads[client] = believed.report.ledger
         if plan.sync is not None:
             self.applied[client] = plan.round, plan.sync.changed
         if link_named(plan.uplink).delta:
@@ -65,12 +69,14 @@ class Links:
         changed: [total] the round whose plan first said so; 0: never said.
         told: by client, what it is known to hold of that; who holds nothing is not in it.
         heard: by client, what it last sent; kept where the uplink takes differences.
+        heads: by client, where its privacy ledger stood after its last answer; who promises no privacy is not in it.
     """
 
     symbols: UInt8
     changed: Int64
     told: Mapping[str, Told] = field(default_factory=dict)
     heard: Mapping[str, Table] = field(default_factory=dict)
+    heads: Mapping[str, LedgerHead] = field(default_factory=dict)
 
     @classmethod
     def new(cls, total: int, classes: int, downlink: str) -> Links:
@@ -109,7 +115,8 @@ class Links:
         """After a round's answers, also those to earlier plans."""
         told = _without(self.told, news.lost)
         applied = {name: self._applied(told.get(name), *one) for name, one in news.applied.items()}
-        return replace(self, told={**told, **applied}, heard={**_without(self.heard, news.lost), **news.heard})
+        heard = {**_without(self.heard, news.lost), **news.heard}
+        return replace(self, told={**told, **applied}, heard=heard, heads={**self.heads, **news.heads})
 
     def _applied(self, before: Told | None, round_: int, rows: Int64) -> Told:
         """What a client holds after the difference that said `rows` in this round; some may have changed since."""
@@ -132,6 +139,9 @@ class Links:
             arrays |= {f"told.{client}": one.current, f"told-round.{client}": np.array(one.round, np.int64)}
         for client, table in self.heard.items():
             arrays |= {f"heard.{client}": table.symbols, f"heard-round.{client}": np.array(table.round, np.int64)}
+        for client, head in self.heads.items():
+            digest = np.frombuffer(head.digest, np.uint8)
+            arrays |= {f"head.{client}": digest, f"head-seq.{client}": np.array(head.seq, np.int64)}
         return arrays
 
     @classmethod
@@ -148,7 +158,11 @@ class Links:
             name: Table(int(arrays[f"heard-round.{name}"]), arrays[f"heard.{name}"])
             for name in _named(arrays, "heard.")
         }
-        return cls(arrays["symbols"], arrays["changed"], told, heard)
+        heads = {
+            name: LedgerHead(int(arrays[f"head-seq.{name}"]), arrays[f"head.{name}"].tobytes())
+            for name in _named(arrays, "head.")
+        }
+        return cls(arrays["symbols"], arrays["changed"], told, heard, heads)
 
 
 def _without(known: Mapping[str, _Value], lost: Collection[str]) -> Mapping[str, _Value]:

@@ -10,10 +10,10 @@ import numpy as np
 from server.exchange import Exchange
 from server.links import Links
 from server.standing import Standing
-from strategies.messages import Draw, RoundPlan
+from strategies.messages import Draw, LedgerHead, RoundPlan
 from strategies.selection import disputed_rows, drawn, proxy_draw
 from strategies.soft_labels import Int64, SoftLabels
-from strategies.wire import encode_plan
+from strategies.wire import address_plan, plan_body
 
 _NO_ROWS = np.empty(0, np.int64)
 
@@ -73,13 +73,19 @@ def make_plans(
     return _plans(exchange, standing, links, spoken, asked, common)
 
 
-def encode_plans(plans: Mapping[str, RoundPlan]) -> dict[str, bytes]:
-    """Bytes by client; one object for all clients that share a plan."""
-    encoded: dict[int, bytes] = {}
-    for plan in plans.values():
-        if id(plan) not in encoded:
-            encoded[id(plan)] = encode_plan(plan)
-    return {client: encoded[id(plan)] for client, plan in plans.items()}
+def encode_plans(plans: Mapping[str, RoundPlan], heads: Mapping[str, LedgerHead]) -> dict[str, bytes]:
+    """Bytes by client; one object for all clients that share a plan and have no ledger.
+
+    Args:
+        heads: what each client last said of its ledger.
+    """
+    shared = {id(plan): plan for plan in plans.values()}
+    bodies = {key: plan_body(plan) for key, plan in shared.items()}
+    unaddressed = {key: address_plan(body, None) for key, body in bodies.items()}
+    return {
+        client: address_plan(bodies[id(plan)], heads[client]) if client in heads else unaddressed[id(plan)]
+        for client, plan in plans.items()
+    }
 
 
 def _plans(

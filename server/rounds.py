@@ -158,7 +158,7 @@ def run_rounds(
         spoken = None if standing.teacher is None else speak(standing.teacher)
         links = published(exchange, standing, spoken, round_)
         plans = make_plans(exchange, standing, links, spoken, round_, asked, ask_rows, wants)
-        encoded = encode_plans(plans)
+        encoded = encode_plans(plans, links.heads)
         voices, busy = len(asked) + len(awaited.pending), bool(awaited.pending)
         reports = _believable(cohort, exchange, links, plans, encoded, round_, awaited.pending, tally)
         ballot, reports = _ballot(exchange, reports, ask_rows, voices, round_, awaited)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.codecs import Link, link_named
-from strategies.messages import Draw
+from strategies.messages import Draw, LedgerHead
 from strategies.row_sets import unpack_rows
 from strategies.soft_labels import Float64, Int64
 
-MAGIC, VERSION = b"CNSL", 2
+MAGIC, VERSION = b"CNSL", 3
 PLAN, REPORT, REFUSAL = 1, 2, 3
 HEAD = struct.Struct("<4sBBI")
 
@@ -109,6 +109,11 @@ def scores_field(scores: Float64) -> bytes:
     return np.where(steps > 254, 255, steps).astype(np.uint8).tobytes()
 
 
+def ledger_field(head: LedgerHead | None) -> bytes:
+    """seq u64 | digest 32; nothing without a head."""
+    return b"" if head is None else struct.pack("<Q", head.seq) + head.digest
+
+
 class Reader:
     """Takes fields off a body; every length is compared with what is really there before memory is taken."""
 
@@ -170,6 +175,15 @@ class Reader:
         """[classes] float32, whatever they hold; a signalling NaN becomes a quiet one without a warning."""
         with np.errstate(invalid="ignore"):
             return np.frombuffer(self.take(4 * classes), "<f4").astype(np.float64)
+
+    def ledger(self) -> LedgerHead | None:
+        """The inverse of `ledger_field`, which is the last one: there is no head where nothing is left."""
+        if self._at == len(self._body):
+            return None
+        seq = self.number("<Q")
+        if not 1 <= seq < 2**63:
+            raise WireError("malformed", f"a ledger with {seq} rows")
+        return LedgerHead(seq, self.take(32))
 
     def rows(self, most: int) -> tuple[Int64, Draw | None]:
         """A set of rows below `most`: see strategies.row_sets."""

@@ -19,6 +19,9 @@ REFUSALS = (
     "proxy_not_allowed",
     "too_many_rows",
     "too_many_answers",
+    "budget_out",  # the privacy budget of the site's data does not pay for this answer
+    "release_lost",  # paid for, and its process died before it was sealed; the next round is another answer
+    "ledger_rolled_back",  # the site's ledger is not the one that the coordinator has heard of
     "not_released",  # the plan asks for scores, counts or class tables, and the site's policy does not give them
     "wrong_classes",
     "stale_round",
@@ -41,6 +44,23 @@ MOST_TEACHERS = 16
 
 # What a row number means: a row of the proxy set, or a class (per-class tables need no proxy rows).
 Subject = Literal["proxy", "classes"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerHead:
+    """Where a site's privacy ledger stands: what a coordinator echoes, so that a ledger put back is noticed.
+
+    Attributes:
+        seq: number of the last row, from 1.
+        digest: 32 bytes, its SHA-256 in the chain.
+    """
+
+    seq: int
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seq < 2**63 or len(self.digest) != 32:
+            raise ValueError(f"seq={self.seq} must be in [1, 2^63) and its digest 32 bytes, not {len(self.digest)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +129,7 @@ class RoundPlan:
         subject: what row numbers mean.
         wants: names of WANTS.
         ask_draw, teacher_draw: where rows are a draw, the few numbers that travel instead of them.
+        ledger: what this client last said of its ledger; None if it never did.
     """
 
     run: str
@@ -126,6 +147,7 @@ class RoundPlan:
     wants: tuple[str, ...] = ()
     ask_draw: Draw | None = None
     teacher_draw: Draw | None = None
+    ledger: LedgerHead | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.round < 2**32:
@@ -160,6 +182,7 @@ class ClientReport:
             number in [0, 1] for each of its rows.
         scores: [n] in [0, 1], the site's own trust in each of its votes (FedAUX); None unless asked and allowed.
         counts: [classes] at least 0, the site's own rows of each class; None unless asked and allowed.
+        ledger: where the site's privacy ledger stands after this answer; None from a site that promises no privacy.
     """
 
     client: str
@@ -168,6 +191,7 @@ class ClientReport:
     weight: float | Float64 = 1.0
     scores: Float64 | None = None
     counts: Float64 | None = None
+    ledger: LedgerHead | None = None
 
     def __post_init__(self) -> None:
         votes = self.soft_labels

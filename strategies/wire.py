@@ -1,19 +1,20 @@
-"""Bytes of the messages, version 2: fixed little-endian fields, then a codec's payload. No pickle, no names to import.
+"""Bytes of the messages, version 3: fixed little-endian fields, then a codec's payload. No pickle, no names to import.
 
 Each of these is the body of an envelope: see strategies.envelope.
 
 plan       run 16 | round u32 | proxy 32 | classes 32 | classes u32 | subject u8 | wants u8 | uplink name
-           | downlink name | have u32 | asked rows | teacher
+           | downlink name | have u32 | asked rows | teacher | ledger?
 teacher    0                                                                  none
            1 | rows | count u8 | count times: payload                         whole, in the downlink's codec
            2 | base u32 | rows | digest 8 | changed rows | payload            as a difference to the client's table
 report     run 16 | round u32 | proxy 8 | classes 8 | asked rows 8 | classes u32 | client name | weight f32 | flags u8
            | abstentions? | uplink CRC-32 of its name | base u32 | digest 8? | rows u32 | payload | scores u8[rows]?
-           | counts f32[classes]?
+           | counts f32[classes]? | ledger?
            flags: 1 abstentions, 2 scores, 4 counts, 8 the payload is the vote itself although there is a base
 refusal    run 16 | round u32 | client name | code name
 rows       see strategies.row_sets                abstentions   asked u32 | bitmap of the asked rows that have a vote
 payload    length u32 | bytes of the codec        name          length u8 | UTF-8
+ledger     seq u64 | digest 32
 
 Where a report names the proxy set, the classes and the rows, 8 bytes of their SHA-256 tell a mistake; a liar could
 name the whole digest just as well.
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.believing import believe_symbols, decode_symbols, vote_symbols
 from strategies.codecs import Link, link_named
 from strategies.envelope import (
     HEAD,
@@ -38,6 +40,7 @@ from strategies.envelope import (
     Reader,
     WireError,
     kind_of,
+    ledger_field,
     name_field,
     opened,
     payload_field,
@@ -50,13 +53,14 @@ from strategies.messages import (
     WANTS,
     ClientReport,
     Draw,
+    LedgerHead,
     Refusal,
     RoundPlan,
     Subject,
     Sync,
 )
 from strategies.row_sets import pack_rows
-from strategies.soft_labels import Float32, Float64, Int64, SoftLabels, UInt8
+from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
 from strategies.tables import Table
 
 _NONE, _WHOLE, _DIFFERENCE = 0, 1, 2
@@ -66,8 +70,6 @@ _SUBJECTS: tuple[Subject, ...] = ("proxy", "classes")
 _ROUND_AT = HEAD.size + 16
 # In place of the run, from a site that could not read its plan.
 NO_RUN = "0" * 32
-# What float32 may add: to a log-probability of 0, to the sum of a row.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +102,7 @@ class RawReport:
     payload: bytes
     scores: Float64 | None
     counts: Float64 | None
+    ledger: LedgerHead | None
 
 
 def rows_digest(rows: Int64) -> bytes:
@@ -114,7 +117,17 @@ def spec_number(spec: str) -> int:
 
 def encode_plan(plan: RoundPlan) -> bytes:
     """A plan as bytes; teachers travel in the downlink's codec."""
-    body = b"".join(
+    return address_plan(plan_body(plan), plan.ledger)
+
+
+def address_plan(body: bytes, ledger: LedgerHead | None) -> bytes:
+    """A plan of which only the last field is one client's own, as bytes."""
+    return seal(PLAN, body + ledger_field(ledger))
+
+
+def plan_body(plan: RoundPlan) -> bytes:
+    """What of a plan all clients that share it are told."""
+    return b"".join(
         (
             bytes.fromhex(plan.run),
             struct.pack("<I", plan.round),
@@ -129,7 +142,11 @@ def encode_plan(plan: RoundPlan) -> bytes:
             _teacher(plan),
         )
     )
-    return seal(PLAN, body)
+
+
+def plan_sha256(plan: RoundPlan) -> str:
+    """What a plan asks for, as 64 hex digits: the echo of a ledger's head is no part of it."""
+    return hashlib.sha256(plan_body(plan)).hexdigest()
 
 
 def plan_round(blob: bytes) -> int:
@@ -165,6 +182,7 @@ def decode_plan(blob: bytes, proxy_rows: int, classes: int | None = None) -> Rou
     ask_rows, ask_draw = reader.rows(most)
     try:
         teachers, sync, teacher_draw = _told_teacher(reader, most, told, downlink)
+        ledger = reader.ledger()
         reader.end()
         return RoundPlan(
             run,
@@ -182,16 +200,12 @@ def decode_plan(blob: bytes, proxy_rows: int, classes: int | None = None) -> Rou
             tuple(want for index, want in enumerate(WANTS) if wants >> index & 1),
             ask_draw,
             teacher_draw,
+            ledger,
         )
     except WireError:
         raise
     except ValueError as error:
         raise WireError("malformed", str(error)) from error
-
-
-def vote_symbols(votes: SoftLabels, spec: str) -> UInt8:
-    """[n, width] what a link makes of votes, before any difference is taken."""
-    return link_named(spec).codec.symbols(votes.log_probs, votes.rows)
 
 
 def encode_report(
@@ -241,6 +255,7 @@ def encode_report(
             payload_field(payload),
             b"" if report.scores is None else scores_field(report.scores),
             b"" if report.counts is None else report.counts.astype("<f4").tobytes(),
+            ledger_field(report.ledger),
         )
     )
     return seal(REPORT, body)
@@ -290,56 +305,10 @@ def decode_answer(blob: bytes) -> RawReport | Refusal:
         raise WireError("shape", f"{classes} classes, {rows} rows of votes")
     scores = reader.scores(rows) if flags & _SCORES else None
     counts = reader.counts(classes) if flags & _COUNTS else None
+    ledger = reader.ledger()
     reader.end()
     told = (proxy, class_list, asked, classes, client, weight, voted, uplink, base, base_digest, literal, rows, payload)
-    return RawReport(run, round_, *told, scores, counts)
-
-
-def believe(rows: Int64, values: Float32, link: Link) -> SoftLabels:
-    """Votes on `rows` as soft labels, if their values are those of distributions.
-
-    A row that sums to 1 but for float32's rounding stays as it came, bit for bit; others are normalised.
-
-    Raises:
-        WireError: `shape`, `non_finite`, or `not_simplex`: a log-probability over 1e-6, or a sum that is further from 1
-            than the codec's rounding explains. No codec rounds a logarithm to above 0.
-    """
-    if len(values) != len(rows):
-        raise WireError("shape", f"{len(values)} rows of votes for {len(rows)} rows")
-    if not np.isfinite(values).all():
-        raise WireError("non_finite", "a vote is NaN or infinite")
-    if values.max(initial=0.0) > _ROUNDING:
-        raise WireError("not_simplex", f"a log-probability of {values.max():.3g} is above 0")
-    sums = np.exp(values, dtype=np.float64).sum(axis=1)
-    tolerance = link.codec.sum_tolerance(values.shape[1])
-    worst = float(np.abs(sums - 1.0).max()) if len(sums) else 0.0
-    if not worst <= tolerance:
-        raise WireError("not_simplex", f"a row of probabilities is {worst:.3g} away from 1; {tolerance:.3g} is allowed")
-    shifts = np.where(np.abs(sums - 1.0) <= _ROUNDING, 0.0, np.log(sums))
-    return SoftLabels(rows, (values - shifts[:, None]).astype(np.float32))
-
-
-def decode_symbols(spec: str, payload: bytes, rows: int, classes: int) -> UInt8:
-    """[rows, width] symbols of a payload.
-
-    Raises:
-        WireError: `malformed`.
-    """
-    return _decoded(link_named(spec), payload, rows, classes)
-
-
-def believe_symbols(rows: Int64, symbols: UInt8, spec: str, classes: int) -> SoftLabels:
-    """What symbols mean, if they mean distributions.
-
-    Raises:
-        WireError: `malformed`, `non_finite` or `not_simplex`.
-    """
-    link = link_named(spec)
-    try:
-        values = link.codec.values(symbols, classes)
-    except ValueError as error:
-        raise WireError("malformed", str(error)) from error
-    return believe(rows, values, link)
+    return RawReport(run, round_, *told, scores, counts, ledger)
 
 
 def _teacher(plan: RoundPlan) -> bytes:
@@ -381,18 +350,11 @@ def _told_teacher(
             rows, draw = reader.rows(most)
             digest = reader.take(8)
             changed, _ = reader.rows(most)
-            symbols = _decoded(link, reader.payload(), len(changed), classes)
+            symbols = decode_symbols(link.spec, reader.payload(), len(changed), classes)
             return (), Sync(base, rows, digest, changed, symbols), draw
         case kind:
             raise WireError("malformed", f"a teacher of kind {kind}")
 
 
 def _whole(payload: bytes, rows: Int64, classes: int, link: Link) -> SoftLabels:
-    return believe_symbols(rows, _decoded(link, payload, len(rows), classes), link.spec, classes)
-
-
-def _decoded(link: Link, payload: bytes, rows: int, classes: int) -> UInt8:
-    try:
-        return link.decode(payload, rows, classes)
-    except ValueError as error:
-        raise WireError("malformed", str(error)) from error
+    return believe_symbols(rows, decode_symbols(link.spec, payload, len(rows), classes), link.spec, classes)

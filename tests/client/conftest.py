@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from client.config import load_site, write_site
+from strategies.believing import believe_symbols, decode_symbols
 from strategies.messages import Refusal
 from strategies.soft_labels import SoftLabels
-from strategies.wire import believe_symbols, decode_answer, decode_symbols, encode_plan
+from strategies.wire import decode_answer, encode_plan
 
 
 @pytest.fixture

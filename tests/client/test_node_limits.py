@@ -11,10 +11,11 @@ import pytest
 from client.node import Node
 from client.state import StateStore
 from distillation.learner import Diverged, TorchLearner
+from strategies.believing import vote_symbols
 from strategies.messages import Refusal, Sync
 from strategies.soft_labels import SoftLabels
 from strategies.tables import Table
-from strategies.wire import decode_answer, encode_plan, vote_symbols
+from strategies.wire import decode_answer, encode_plan
 
 DELTA = "quantised:1+delta+entropy"
 

@@ -8,11 +8,12 @@ import torch
 
 from client.node import Node
 from distillation.learner import TorchLearner
+from strategies.believing import decode_symbols, vote_symbols
 from strategies.codecs import link_named
 from strategies.messages import Sync
 from strategies.soft_labels import SoftLabels
 from strategies.tables import Table
-from strategies.wire import decode_answer, decode_symbols, encode_plan, vote_symbols
+from strategies.wire import decode_answer, encode_plan
 
 DELTA = "quantised:1+delta+entropy"
 

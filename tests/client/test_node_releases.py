@@ -11,9 +11,10 @@ import client.node
 from client.config import SelectorSection
 from client.node import Node
 from distillation.selectors.selector import Selection
+from strategies.believing import believe_symbols, decode_symbols
 from strategies.messages import Refusal
 from strategies.soft_labels import SoftLabels
-from strategies.wire import believe_symbols, decode_answer, decode_symbols, encode_plan
+from strategies.wire import decode_answer, encode_plan
 
 
 def teacher(rows, seed=0):

@@ -7,10 +7,10 @@ import pytest
 
 from client.teaching import empty_table, teacher_of
 from privacy.policy import PolicyError
+from strategies.believing import believe_symbols, vote_symbols
 from strategies.messages import RoundPlan, Sync
 from strategies.soft_labels import SoftLabels
 from strategies.tables import Table
-from strategies.wire import believe_symbols, vote_symbols
 
 SPEC = "quantised:2+delta+entropy"
 ROWS = np.array([1, 4, 6])

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.checks import Believed, Failure, check_answer
+from strategies.believing import believe_symbols, vote_symbols
 from strategies.codecs import link_named
 from strategies.envelope import REASONS
 from strategies.messages import ClientReport, Refusal, RoundPlan
 from strategies.soft_labels import LOG_FLOOR, SoftLabels
 from strategies.tables import Table
-from strategies.wire import NO_RUN, believe_symbols, encode_plan, encode_refusal, encode_report, vote_symbols
+from strategies.wire import NO_RUN, encode_plan, encode_refusal, encode_report
 
 ROWS = np.array([0, 5, 300])
 PLAN = RoundPlan("ab" * 16, 2, "a1" * 32, "b2" * 32, 3, ROWS)

@@ -6,14 +6,11 @@ from hypothesis import strategies as st
 
 from server.checks import check_answer
 from server.links import Links, News
+from strategies.believing import vote_symbols
 from strategies.messages import ClientReport, RoundPlan
 from strategies.soft_labels import SoftLabels
 from strategies.tables import Table
-from strategies.wire import (
-    decode_answer,
-    encode_report,
-    vote_symbols,
-)
+from strategies.wire import decode_answer, encode_report
 
 TOTAL, CLASSES = 14, 4
 

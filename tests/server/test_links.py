@@ -17,17 +17,11 @@ from server.links import News
 from server.rounds import QuorumError, Reply, run_rounds
 from server.standing import Standing
 from strategies.aggregators.mean import Mean
+from strategies.believing import believe_symbols, vote_symbols
 from strategies.codecs import link_named
 from strategies.messages import ClientReport, Refusal
 from strategies.soft_labels import SoftLabels
-from strategies.wire import (
-    believe_symbols,
-    decode_plan,
-    encode_refusal,
-    encode_report,
-    plan_round,
-    vote_symbols,
-)
+from strategies.wire import decode_plan, encode_refusal, encode_report, plan_round
 
 TOTAL, CLASSES = 14, 4
 CLIENTS = ["c0", "c1", "c2", "c3"]

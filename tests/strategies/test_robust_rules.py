@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies.aggregators.spectral_filter import outlier_scores
+from strategies.believing import believe_symbols, vote_symbols
 from strategies.soft_labels import SoftLabels
-from strategies.wire import believe_symbols, vote_symbols
 from tests.strategies.robust_rounds import (
     A_AND_B,
     ALL_VOTED,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from strategies.believing import believe_symbols, decode_symbols, vote_symbols
 from strategies.codecs import link_named
 from strategies.envelope import REASONS, Reader, WireError, name_field
 from strategies.messages import (
@@ -22,15 +23,12 @@ from strategies.tables import Table
 from strategies.wire import (
     RawReport,
     answer_run,
-    believe_symbols,
     decode_answer,
     decode_plan,
-    decode_symbols,
     encode_plan,
     encode_refusal,
     encode_report,
     plan_round,
-    vote_symbols,
 )
 from tests.strategies.wire_messages import ROWS, RUN, decoded, plan, put, sealed, soft, sync_plan
 

@@ -7,19 +7,13 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from strategies.believing import vote_symbols
 from strategies.codecs import link_named
 from strategies.envelope import WireError
 from strategies.messages import MOST_TEACHERS, ClientReport, Draw, Refusal
 from strategies.selection import drawn
 from strategies.soft_labels import SoftLabels
-from strategies.wire import (
-    decode_answer,
-    decode_plan,
-    encode_plan,
-    encode_refusal,
-    encode_report,
-    vote_symbols,
-)
+from strategies.wire import decode_answer, decode_plan, encode_plan, encode_refusal, encode_report
 from tests.strategies.wire_messages import ROWS, RUN, decoded, plan, put, sealed, soft, sync_plan
 
 WHOLE = encode_plan(plan(teachers=(soft([1, 2]),)))

@@ -5,10 +5,11 @@ import zlib
 
 import numpy as np
 
+from strategies.believing import vote_symbols
 from strategies.messages import RoundPlan, Sync
 from strategies.soft_labels import SoftLabels
 from strategies.tables import Table
-from strategies.wire import decode_plan, vote_symbols
+from strategies.wire import decode_plan
 
 RUN, PROXY, CLASSES = "0123456789abcdef" * 2, "a1" * 32, "b2" * 32
 ROWS = np.array([0, 5, 300])
