@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from privacy.policy import Policy
 
@@ -65,6 +65,47 @@ class SelectorSection(PartSection):
     on: Literal["inputs", "model"] = "inputs"
 
 
+class PromiseSection(Section):
+    """What one private record may lose, and by which mechanism: what a site's file and an experiment's share."""
+
+    # How: dp-sgd, pate, or a baseline by name; a mechanism's own settings stand beside its name.
+    mechanism: PartSection = PartSection(name="dp-sgd")
+    # Standard deviation of the noise over the sensitivity; 0 = the least that keeps epsilon.
+    noise_multiplier: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    # The probability with which epsilon need not hold; 0 = min(1e-5, 1/(10 n)), which every report prints.
+    delta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    # plan: rounds and noise are fixed before the first answer, and cost least. filter: they may be changed later.
+    composition: Literal["plan", "filter"] = "plan"
+    # k-rr and gaussian-output are for comparison; their reports say what they are worth.
+    allow_baseline: bool = False
+
+    @field_validator("mechanism", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class PrivacySection(PromiseSection):
+    """The site's own promise, kept by a ledger on its own disk over all runs, coordinators and restarts."""
+
+    # All that a record may lose over the life of this data set; may be left out where noise_multiplier is given.
+    epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    # Answers that the budget is for; 0 = policy.max_answers.
+    rounds: Count = 0
+    # One file a data set; it and the private rows belong together.
+    ledger: str = "ledger.sqlite"
+    # An answer that was paid for and lost with its process: skip the round, or pay for another one.
+    lost: Literal["skip", "pay-again"] = "skip"
+    # Noise from the seed instead of the operating system: for simulations, NOT PRIVATE.
+    seeded: bool = False
+
+    @model_validator(mode="after")
+    def _check_size(self) -> PrivacySection:
+        if self.epsilon is None and not self.noise_multiplier:
+            raise ValueError("give epsilon, noise_multiplier, or both: nothing says how much noise there must be")
+        return self
+
+
 class PolicySection(Section):
     """What may leave; without this section nothing does."""
 
@@ -87,6 +128,7 @@ class SiteConfig(Section):
         seed: of its own training; nobody else knows it in a deployment.
         device: auto, cpu or cuda.
         model: a name of distillation.models.
+        privacy: what a private record may lose; without it votes are plain functions of private rows.
     """
 
     site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -100,6 +142,16 @@ class SiteConfig(Section):
     training: TrainingSection = TrainingSection()
     selector: SelectorSection | None = None
     policy: PolicySection | None = None
+    privacy: PrivacySection | None = None
+
+    @model_validator(mode="after")
+    def _check_privacy(self) -> SiteConfig:
+        if self.privacy and self.policy and self.policy.release:
+            raise ValueError(
+                f"policy.release={self.policy.release} are statistics of private rows that [privacy] does not pay for: "
+                "take them out, or take [privacy] out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_selector(self) -> SiteConfig:

@@ -1,4 +1,4 @@
-"""The experiment's file: TOML to checked settings. A default lives once, here, beside its meaning."""
+"""The experiment's file: TOML to checked settings."""
 
 from __future__ import annotations
 
@@ -6,217 +6,28 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
-from client.config import Count, PartSection, Positive, Section
+from client.config import Section
+from simulations.sections import (
+    AttackSection,
+    BaselinesSection,
+    ClientSection,
+    DataSection,
+    FederationSection,
+    NewcomersSection,
+    PrivacySettings,
+    StragglersSection,
+    StrategySection,
+    StudentSection,
+)
 from strategies.presets import PRESETS
-
-
-def _amount(value: Any, what: str = "rows") -> Any:
-    whole, share = isinstance(value, int) and not isinstance(value, bool), isinstance(value, float)
-    if not ((whole and value >= 1) or (share and 0.0 < value < 1.0)):
-        raise ValueError(f"{value!r} must be a number of {what}, 1 or more, or a share of all {what} between 0 and 1")
-    return value
-
-
-# A number of rows (2000) or a share of all rows (0.5).
-Amount = Annotated[int | float, BeforeValidator(lambda value: _amount(value))]
-AmountOrAll = Annotated[int | float, BeforeValidator(lambda value: 0 if value == 0 else _amount(value))]
-
-
-def _some_clients(value: Any) -> Any:
-    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
-        return tuple(value)
-    return _amount(value, "clients")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; one sentence a problem."""
-
-
-class FederationSection(Section):
-    """How the federation runs."""
-
-    engine: Literal["in-process", "flower-simulation", "deployment"] = "in-process"
-    clients: Annotated[int, Field(ge=1, le=10_000)] = 10
-    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    # Proxy rows that each round asks every client to vote on; all of them where there are fewer.
-    rows_per_round: Annotated[int, Field(ge=1)] = 1000
-    # Share of the asked clients whose answer must be usable; below it the round, and so the run, fails.
-    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    # Share of the clients that a round asks.
-    participation: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    # Worker processes; 0 = all cores.
-    workers: Count = 0
-    # auto = cuda where there is one.
-    device: str = "auto"
-    # A client that has not answered by then is missing in this round; over real nodes never under 70 s.
-    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 600.0
-    # sync: a reply after the deadline is lost. async: it counts in the round in which it comes, with less weight.
-    mode: Literal["sync", "async"] = "sync"
-    # A vote that is s rounds late weighs (1 + s)^-staleness.
-    staleness: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
-    # Rounds after which a late answer is no longer waited for, and its client is asked again.
-    patience: Annotated[int, Field(ge=1, le=1000)] = 5
-    # Keep every believed vote in votes/, so that `consilium forget` can work.
-    keep_votes: bool = False
-    # Rounds between evaluations of every client's model (0 = only after the last); the student's is always done.
-    evaluate_every: Count = 1
-
-
-class DataSection(Section):
-    """Which data, and how it is dealt out."""
-
-    name: Literal["digits", "breast-cancer", "mnist", "cifar10", "heart-disease", "csv", "parquet", "imagefolder"] = (
-        "digits"
-    )
-    # File or folder; relative to the configuration's own folder. The bundled sets need none.
-    path: str = ""
-    # How private rows are dealt to clients; the default is natural where the data has sites, else dirichlet.
-    partition: Literal["auto", "iid", "dirichlet", "shards", "natural"] = "auto"
-    alpha: Positive = 0.5
-    shards_per_client: Annotated[int, Field(ge=1)] = 2
-    # The smallest private set a client may get.
-    min_rows: Annotated[int, Field(ge=1)] = 2
-    # Rows, or shares of all rows. private = 0 means: all that proxy and test leave.
-    private: AmountOrAll = 0
-    proxy: Amount = 0.25
-    # Where the data comes with a test part of its own, these rows are taken from it; 0 = all of that part, or a quarter
-    # of all rows where there is none.
-    test: AmountOrAll = 0
-    # Tables: the column to predict, columns to leave out, the column that names a row's site.
-    target: str = ""
-    drop: tuple[str, ...] = ()
-    site_column: str = ""
-    # Tables: columns of numbers to treat as names (codes, postcodes); columns of text always are.
-    categorical: tuple[str, ...] = ()
-
-    @field_validator("drop", "categorical", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-
-class StrategySection(Section):
-    """What is exchanged and how votes become a teacher."""
-
-    # Without one: ds-fl in simulations, guarded in deployments.
-    preset: str
-    aggregator: PartSection
-    # How votes travel up and teachers down: float32, float16, quantised:BITS, top-k:K, each with +delta and +entropy.
-    uplink: str = "float32"
-    downlink: str = "float32"
-    # Which proxy rows: random (new ones each round), fixed (the same ones), epoch (all in turn), disagreement (half of
-    # them where voters disagreed most).
-    choice: Literal["random", "fixed", "epoch", "disagreement"] = "random"
-    # Rounds for which a label is used again instead of being asked (SCARLET's D); 0 = no cache.
-    cache_rounds: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    # Voters that a row needs to be in the teacher: a number, or a share of the asked clients (then at least two).
-    row_quorum: Annotated[int | float, BeforeValidator(lambda value: _amount(value, "clients"))] = 0.3
-
-    @field_validator("aggregator", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class _TrainingSection(Section):
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Positive = 0.1
-    # Step size against the teacher; 0 = lr.
-    distil_lr: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 50
-    distil_epochs: Count = 5
-    distil_loss: Literal["kl", "mae"] = "kl"
-    temperature: Positive = 1.0
-
-
-class ClientSection(_TrainingSection):
-    """How each client trains."""
-
-    # Architectures, dealt round-robin: clients may differ. The default fits the data.
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
-    # Passes over the private rows, each round.
-    local_epochs: Count = 5
-    # Before the first vote: passes over the labelled proxy set, then over the private rows (FedMD's first phase).
-    public_epochs: Count = 0
-    warmup_epochs: Count = 0
-    # Every round from the first weights again: clients that keep no state.
-    restart: bool = False
-    # Weight of the other clients' class tables beside the labels (Jeong's gamma).
-    table_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
-    # On which proxy rows a client votes, by name or as a table with a name; all of them without one. `on` says what it
-    # looks at: "inputs" or "model" (the client's last hidden layer).
-    selector: PartSection | None = None
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-    @field_validator("selector", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return ({"name": value} if value not in ("", "none") else None) if isinstance(value, str) else value
-
-
-class StudentSection(_TrainingSection):
-    """How the server's student learns from the teacher."""
-
-    model: str = "auto"
-    # Which held-out score chooses student-best; more is better for both.
-    best_metric: Literal["accuracy", "macro_f1"] = "accuracy"
-    # Every round from its first weights again.
-    restart: bool = False
-    # Clients learn the student's answers on the teacher's rows instead of the teacher (CFD).
-    speaks: bool = False
-
-
-class AttackSection(PartSection):
-    """Who lies, and how; in simulations only."""
-
-    # A number of clients, a share of them, or their names.
-    clients: Annotated[int | float | tuple[str, ...], BeforeValidator(_some_clients)] = 1
-
-
-class StragglersSection(Section):
-    """Clients whose answers come late; in simulations only, by rounds and not by the clock."""
-
-    # Share of the clients, the same ones in every round.
-    share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    # How many rounds late they are; a run that is resumed asks them anew instead of waiting on.
-    rounds: Annotated[int, Field(ge=1, le=100)] = 1
-
-
-class NewcomersSection(Section):
-    """Clients that join while the run is under way; in simulations only."""
-
-    # Share of the clients.
-    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    # The first round that may ask them.
-    round: Annotated[int, Field(ge=2)] = 2
-
-
-class BaselinesSection(Section):
-    """What to compare with; each costs about as much as the run itself."""
-
-    # Every client alone: its rounds' private training without any teacher.
-    local_only: bool = False
-    # The student's model on all private rows together: the upper bound that nobody may compute in earnest.
-    pooled: bool = False
-    # Passes over the pooled rows; 0 = rounds * local_epochs.
-    pooled_epochs: Count = 0
-    # FedAvg with the student's model at every client: the weights leave the sites, soft labels are not needed.
-    fedavg: bool = False
-    # Its rounds; 0 = federation.rounds.
-    fedavg_rounds: Count = 0
-    # Its passes over the private rows in a round; 0 = client.local_epochs.
-    fedavg_epochs: Count = 0
 
 
 class ExperimentConfig(Section):
@@ -228,6 +39,7 @@ class ExperimentConfig(Section):
     client: ClientSection = ClientSection()
     student: StudentSection = StudentSection()
     baselines: BaselinesSection = BaselinesSection()
+    privacy: PrivacySettings | None = None
     attack: AttackSection | None = None
     stragglers: StragglersSection = StragglersSection()
     newcomers: NewcomersSection = NewcomersSection()
@@ -341,14 +153,14 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
 def toml_value(text: str) -> Any:
     """What stands right of the = of a `--set`: TOML, or a bare word as text.
 
-    >>> [toml_value(text) for text in ("3", "[1, 2]", "true", "shards", "nan")]
-    [3, [1, 2], True, 'shards', 'nan']
+    >>> [toml_value(text) for text in ("3", "[1, 2]", "true", "shards", "nan", "inf")]
+    [3, [1, 2], True, 'shards', 'nan', 'inf']
     """
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    # No setting is infinite or no number, but an attack is called nan.
+    # No setting is no number, but an attack is called nan; the one that may be infinite takes the word.
     return text.strip() if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -388,7 +200,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = ExperimentConfig
         for part in where[:-1]:
-            section = section.model_fields[part].annotation
+            kinds = (*get_args(section.model_fields[part].annotation), section.model_fields[part].annotation)
+            section = next(kind for kind in kinds if hasattr(kind, "model_fields"))
         known = ", ".join(sorted(section.model_fields))
         return f"unknown key {name!r}; known{' in [' + where[0] + ']' if len(where) > 1 else ' sections'}: {known}"
     message = str(problem["msg"]).removeprefix("Value error, ")

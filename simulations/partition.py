@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillation.data import DataError
-from simulations.config import DataSection
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 from strategies.seeds import stream_seed
 
 Rows = NDArray[np.int64]

@@ -19,9 +19,10 @@ from server.exchange import Exchange
 from simulations.attacks import build_attack
 from simulations.attacks.attack import Attack
 from simulations.attacks.replay import Replay
-from simulations.config import AttackSection, ConfigError, ExperimentConfig
+from simulations.config import ConfigError, ExperimentConfig
 from simulations.engines.cohorts import liars_of, rehearse, there
 from simulations.prepared import Setup, run_id
+from simulations.sections import AttackSection
 from simulations.study import Study, prepare_study
 from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import build_aggregator

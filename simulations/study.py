@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 from distillation.data import DataError, Samples, save_proxy, save_samples
 from distillation.inputs import Inputs, TableInputs, fit_table
-from simulations.config import DataSection
 from simulations.datasets import load_source
 from simulations.datasets.source import Source
 from simulations.partition import client_names, partition, split_rows
+from simulations.sections import DataSection
 
 
 @dataclass(frozen=True, slots=True, eq=False)

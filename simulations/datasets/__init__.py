@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulations.config import DataSection
 from simulations.datasets import (
     breast_cancer,
     cifar10,
@@ -15,6 +14,7 @@ from simulations.datasets import (
     tabular,
 )
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 
 DATASETS: dict[str, Callable[[DataSection], Source]] = {
     "digits": digits.load,

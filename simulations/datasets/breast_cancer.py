@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.config import DataSection
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 
 
 def load(settings: DataSection) -> Source:

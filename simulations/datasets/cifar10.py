@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from distillation.data import DataError
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
 from simulations.datasets.source import Source, beside, data_path
+from simulations.sections import DataSection
 
 FILES = ("train.parquet", "test.parquet")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

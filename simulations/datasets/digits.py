@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 
 # Mean and deviation of the published pixels, a fact about the public data set.
 INPUTS = ImageInputs((1, 8, 8), scale=1 / 16, mean=(0.305,), std=(0.376,))

@@ -6,8 +6,8 @@ import numpy as np
 
 from distillation.data import DataError
 from distillation.tables import read_csv
-from simulations.config import DataSection
 from simulations.datasets.source import Source, beside, data_path
+from simulations.sections import DataSection
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 FILES = tuple(f"{name}.csv" for name in HOSPITALS)

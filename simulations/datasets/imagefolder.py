@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from distillation.data import DataError
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
 from simulations.datasets.source import Source, data_path
+from simulations.sections import DataSection
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 CHANNELS = {"L": 1, "RGB": 3}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from distillation.data import DataError
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
 from simulations.datasets.source import Source, beside, data_path
+from simulations.sections import DataSection
 
 FILES = (
     "train-images-idx3-ubyte.gz",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distillation.data import DataError
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
+from simulations.sections import DataSection
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from distillation.data import DataError
 from distillation.inputs import category_names
 from distillation.tables import read_csv, read_parquet
-from simulations.config import DataSection
 from simulations.datasets.source import Source, data_path
+from simulations.sections import DataSection
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,12 +19,13 @@ from distillation.export import write_atomically
 from server.config import write_job
 from simulations.attacks import ATTACKS
 from simulations.benchmarks.heatmap import write_heatmap
-from simulations.config import AttackSection, ConfigError, ExperimentConfig, toml_value
+from simulations.config import ConfigError, ExperimentConfig, toml_value
 from simulations.engines.in_process import WorkerPool
 from simulations.preparation import check_config, check_fits, prepare, rule_of
 from simulations.prepared import Setup
 from simulations.probes.proxy_fit import Fit, measure
 from simulations.probes.robustness import CASES, RULES, Cell, lost, run_grid, write_cells
+from simulations.sections import AttackSection
 from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import AGGREGATORS, build_aggregator
 from strategies.contract import check_aggregator

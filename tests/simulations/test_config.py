@@ -387,6 +387,17 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_every_default_stands_in_one_place():
-    sections = {"federation", "data", "strategy", "client", "student", "baselines", "attack", "stragglers", "newcomers"}
+    sections = {
+        "federation",
+        "data",
+        "strategy",
+        "client",
+        "student",
+        "baselines",
+        "attack",
+        "stragglers",
+        "newcomers",
+        "privacy",
+    }
     assert set(ExperimentConfig.model_fields) == sections
     assert set(parse().resolved()) == set(ExperimentConfig.model_fields)

@@ -16,9 +16,9 @@ from PIL import Image
 
 from distillation.data import DataError
 from distillation.inputs import ImageInputs
-from simulations.config import DataSection
 from simulations.datasets import DATASETS, load_source
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 
 
 def read(name: str, path: Path | str = "", **settings: Any) -> Source:

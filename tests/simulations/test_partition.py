@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation.data import DataError
-from simulations.config import DataSection
 from simulations.datasets.source import Source
 from simulations.partition import client_names, partition, split_rows
+from simulations.sections import DataSection
 
 KINDS = ("iid", "dirichlet", "shards", "natural")
 

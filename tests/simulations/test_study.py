@@ -12,9 +12,9 @@ from distillation import data as data_module
 from distillation.data import DataError, load_proxy, load_samples
 from distillation.inputs import TableInputs
 from simulations import study as study_module
-from simulations.config import DataSection
 from simulations.datasets import load_source
 from simulations.partition import partition, split_rows
+from simulations.sections import DataSection
 from simulations.study import Study, prepare_study
 
 

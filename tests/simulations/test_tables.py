@@ -9,9 +9,9 @@ import pytest
 
 from distillation.data import DataError
 from distillation.inputs import fit_table
-from simulations.config import DataSection
 from simulations.datasets import load_source
 from simulations.datasets.source import Source
+from simulations.sections import DataSection
 
 
 def read(name: str, path: Path | str = "", **settings: Any) -> Source:
