@@ -1,0 +1,398 @@
+"""What the records of one data set have already paid, kept for ever; a release is paid here before data is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from privacy.budget import afford, charged_of, epsilon_of_releases, left_of, share_of, usable
+from privacy.chain import GENESIS, Chain, Entry, broken, made_with, make
+from privacy.chain import Head as Head
+from privacy.chain import Row as Row
+from privacy.chain import canonical as canonical
+from privacy.delta import check_delta
+from privacy.events import Event, Events, merged, to_json
+from privacy.ledger_errors import BudgetExceeded as BudgetExceeded
+from privacy.ledger_errors import KeyConflict as KeyConflict
+from privacy.ledger_errors import LedgerBroken as LedgerBroken
+from privacy.ledger_errors import LedgerError as LedgerError
+from privacy.ledger_errors import LedgerRolledBack as LedgerRolledBack
+from privacy.ledger_errors import LedgerUnavailable as LedgerUnavailable
+from privacy.ledger_errors import ReleaseLost as ReleaseLost
+from privacy.ledger_errors import StaleRelease as StaleRelease
+from privacy.ledger_errors import TermsDiffer as TermsDiffer
+from privacy.ledger_errors import TokenRefused as TokenRefused
+from privacy.tally import Counts, Release, Reserved, Tally, add, counted, events_of, inheritance
+from privacy.terms import Request as Request
+from privacy.terms import Sealed as Sealed
+from privacy.terms import Terms as Terms
+from privacy.terms import Token as Token
+
+
+class Ledger:
+    """The ledger of one data set, by `create`, `open` or `open_or_create`.
+
+    It is open until its `with` block ends, or `close`; `with` opens it again and reads only the rows that were added
+    meanwhile, which is what a site that answers many rounds should do.
+
+    Guarantees:
+        A token is on disk before it is returned: a crash at any point may count too much, never too little. Nothing is
+        refunded, removed or changed. Opening checks every row; a chain that another party saw (`check`) cannot be
+        shortened, edited or rolled back unnoticed. No clock decides anything: the times in the rows are for readers.
+    """
+
+    def __init__(self, path: Path, *, durable: bool, wait_s: float) -> None:
+        self._chain, self._tally = Chain(path, durable=durable, wait_s=wait_s), Tally()
+
+    @classmethod
+    def create(
+        cls, path: Path, terms: Terms, *, parent: Path | None = None, durable: bool = True, wait_s: float = 30.0
+    ) -> Self:
+        """A new ledger; its folder is made if need be.
+
+        Args:
+            path: one file on a local disk.
+            terms: for ever.
+            parent: the ledger of data that shares records with this one (a copy, a part, more rows). Everything it has
+                spent and reserved counts here too, its plans are continued here, and it answers no more: records that
+                are in both would otherwise pay in two places.
+            durable: survive a power cut; a simulation only has to survive being killed.
+            wait_s: how long to wait for another process's transaction.
+
+        Raises:
+            LedgerUnavailable: there is a ledger already, or the disk refuses.
+            TermsDiffer: the parent has other terms.
+            LedgerBroken: the parent is, or a lost ledger's write-ahead log lies there.
+            ValueError: in mode "filter", no release at all fits at this order.
+        """
+        usable(terms)
+        if path.exists():  # before a parent is closed for nothing
+            raise LedgerUnavailable(f"there is a ledger at {path}: open it, or name another place")
+        data_set, inherited, history = str(uuid.uuid4()), None, list[Entry]()
+        if parent is not None:
+            with cls.open(parent, durable=durable, wait_s=wait_s) as old:
+                data_set, inherited, history = old._hand_on(terms, data_set, str(path.absolute()))
+        told = {"data_set": data_set, "terms": terms.plain(), "parent": inherited, "made_with": made_with()}
+        make(path, [("OPEN", b"", told), *history], durable=durable)
+        return cls.open(path, durable=durable, wait_s=wait_s)
+
+    @classmethod
+    def open(cls, path: Path, *, durable: bool = True, wait_s: float = 30.0) -> Self:
+        """The ledger at `path`, every row checked.
+
+        Raises:
+            LedgerUnavailable, LedgerBroken.
+        """
+        return cls(path, durable=durable, wait_s=wait_s).__enter__()
+
+    @classmethod
+    def open_or_create(cls, path: Path, terms: Terms, *, durable: bool = True, wait_s: float = 30.0) -> Self:
+        """The ledger at `path`, made if there is none.
+
+        Raises:
+            TermsDiffer: it was made for others; what was released under them cannot be taken back.
+            LedgerUnavailable, LedgerBroken, ValueError: as for `create`.
+        """
+        if not path.exists():
+            try:
+                return cls.create(path, terms, durable=durable, wait_s=wait_s)
+            except LedgerUnavailable:
+                if not path.exists():
+                    raise
+        ledger = cls.open(path, durable=durable, wait_s=wait_s)
+        try:
+            ledger._insist(terms)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> Self:
+        if not self._chain.is_open:
+            self._chain.open()
+            try:
+                self._catch_up()
+                if self._tally.head == GENESIS:
+                    raise broken(self._chain.path, "it has no rows")
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go; what was learned stays for the next `with`."""
+        self._chain.close()
+
+    @property
+    def terms(self) -> Terms:
+        """As they were fixed."""
+        return self._tally.terms
+
+    @property
+    def data_set(self) -> str:
+        """A random UUID, public; it says nothing of the data."""
+        return self._tally.data_set
+
+    # ---- paying
+
+    def plan(self, name: str, events: Sequence[Event], delta: float | None = None) -> None:
+        """Mode "plan": reserve and charge all releases of a plan, before the first of them.
+
+        The same plan again is no second one. Epsilons and deltas of several plans add up.
+
+        Args:
+            delta: this plan's share of the ledger's; None: all that is left of it.
+
+        Raises:
+            BudgetExceeded: it does not fit; nothing was reserved.
+            KeyConflict: the name stands for another plan.
+            LedgerUnavailable, LedgerBroken, ValueError.
+        """
+        wanted = merged(events)
+        if self.terms.mode != "plan" or not wanted or not name:
+            raise ValueError(f"plan {name!r} of {wanted} in mode {self.terms.mode!r}: name events, in mode 'plan'")
+        if delta is not None:
+            check_delta(delta)
+        with self._writing() as tally:
+            known = tally.plans.get(name)
+            if known is not None:
+                if (counted(known.events), delta or known.delta) == (counted(wanted), known.delta):
+                    return
+                raise KeyConflict(
+                    f"plan {name!r} was reserved with other events or another delta: give this one its own name"
+                )
+            self._refuse_if_closed()
+            share = share_of(tally, name, wanted, delta)
+            self._append("PLAN", b"", {"name": name, "events": to_json(wanted), "delta": share})
+        self._catch_up()
+
+    def reserve(self, request: Request, events: Sequence[Event], *, plan: str | None = None) -> Token | Sealed:
+        """Pay for one release, before its data is touched.
+
+        Args:
+            request: what it is.
+            events: its whole price; empty where it is computed from earlier releases alone, and in mode "count".
+            plan: in mode "plan", which one it is drawn from; None: the one that was reserved last.
+
+        Returns:
+            A token; or the bytes that this very request was answered with.
+
+        Raises:
+            BudgetExceeded: it does not fit, or its parameters are not the plan's; nothing was spent.
+            KeyConflict: this run, round and attempt was paid for with other contents.
+            ReleaseLost: it was paid for, and the process died. In a seeded ledger the same token is returned instead:
+                there a release is a function of its request.
+            StaleRelease: it was answered long ago.
+            LedgerUnavailable, LedgerBroken, ValueError.
+        """
+        key, wanted = request.key(self.data_set), merged(events)
+        if wanted and self.terms.mode == "count":
+            raise ValueError(f"{len(wanted)} events in mode 'count', which accounts for none: pass no events")
+        with self._writing() as tally:
+            known = tally.releases.get((request.run, request.round, request.attempt))
+            if known is not None:
+                return self._again(known, request, key, wanted)
+            self._refuse_if_closed()
+            told = {"request": asdict(request), "events": to_json(wanted), "plan": afford(tally, wanted, plan)}
+            seq = self._append("SPENT", key, told).seq
+        self._catch_up()
+        return Token(seq, key, wanted)
+
+    def unsealed(self, seq: int, key: bytes) -> Token | None:
+        """The token of row `seq` for whoever kept the bytes that it paid for and died before they were sealed.
+
+        Returns:
+            None: it is sealed, or there is no such release here.
+        """
+        self._catch_up()
+        release = self._tally.release_at(seq)
+        if release is None or release.sealed or release.key != key:
+            return None
+        return Token(release.seq, release.key, release.events)
+
+    def store(self, token: Token, payload: bytes) -> Head:
+        """Keep the bytes of a release and seal it: one transaction.
+
+        Returns:
+            The head to send along.
+
+        Raises:
+            TokenRefused: it is of another ledger, unknown, or used.
+            LedgerUnavailable, LedgerBroken.
+        """
+        with self._writing() as tally:
+            release = tally.release_at(token.seq)
+            if release is None or (release.key, release.events) != (token.key, token.events):
+                raise TokenRefused(f"token of row {token.seq} is not of this ledger: reserve the release here")
+            if release.sealed:
+                raise TokenRefused(f"token of row {token.seq} was used: row {release.sealed} seals what it released")
+            sha256 = hashlib.sha256(payload).hexdigest()
+            head = self._append("SEALED", token.key, {"spent": token.seq, "sha256": sha256, "bytes": len(payload)})
+            self._chain.keep_payload(head.seq, payload)
+        self._catch_up()
+        return head
+
+    # ---- what others may ask
+
+    def head(self) -> Head:
+        """Where the chain ends."""
+        self._catch_up()
+        return self._tally.head
+
+    def check(self, seq: int, digest: bytes) -> None:
+        """Return if this chain had the head `digest` at row `seq`.
+
+        Raises:
+            LedgerRolledBack: it had not: a copy was put back, rows were lost, or whoever asks is wrong.
+        """
+        self._catch_up()
+        if not 1 <= seq <= self._tally.head.seq or self._chain.digest_at(seq) != digest:
+            raise self._rolled_back(f"has not the head {digest.hex()[:8]}... at row {seq} that was shown before")
+
+    def verify(self) -> None:
+        """Read every row and every kept payload again.
+
+        Raises:
+            LedgerBroken: with the first row that does not hold.
+        """
+        fresh = Tally()
+        self._learn(fresh)
+        sealed = fresh.sealed()
+        for seq in self._chain.payloads():
+            if seq not in sealed:
+                raise broken(self._chain.path, f"row {seq} seals nothing, and a payload is kept for it")
+            self._chain.payload(seq, sealed[seq].sha256)
+        self.check(fresh.head.seq, fresh.head.digest)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row, from the first."""
+        return (row for row, _ in self._chain.rows())
+
+    def events(self, run: str | None = None) -> Events:
+        """What was spent: by all releases and by a parent's, or by those of one run."""
+        self._catch_up()
+        if run is None:
+            return events_of(self._tally.spent)
+        counts: Counts = {}
+        for (of, _, _), release in self._tally.releases.items():
+            if of == run:
+                add(counts, release.events)
+        return events_of(counts)
+
+    def count(self, run: str | None = None) -> int:
+        """Different rounds that were paid for: of all runs and of a parent, or of one run."""
+        self._catch_up()
+        rounds = {(of, round_) for of, round_, _ in self._tally.releases if run in (None, of)}
+        return len(rounds) + (self._tally.inherited if run is None else 0)
+
+    def plans(self) -> dict[str, Reserved]:
+        """Mode "plan": what was reserved, by name, in that order."""
+        self._catch_up()
+        return deepcopy(self._tally.plans)
+
+    def epsilon(self) -> float:
+        """What the releases so far cost, computed from the rows at the ledger's delta.
+
+        In mode "plan" the sum over plans of the PLD epsilon of what was drawn, at that plan's delta: less than what
+        is charged until all is drawn. In mode "filter" the sum of R(a*), converted. In mode "count" infinite as
+        soon as there was a release. What may be promised is `charged`.
+        """
+        self._catch_up()
+        return epsilon_of_releases(self._tally)
+
+    def charged(self) -> tuple[float, float]:
+        """Epsilon and delta that may be promised for all that was released.
+
+        In mode "plan" the sums over reserved plans: to stop early refunds nothing. In mode "filter" the totals, from
+        the first release on: where it stops may depend on what was released. In mode "count" infinite, and 0.
+        """
+        self._catch_up()
+        return charged_of(self._tally)
+
+    def left(self, events: Sequence[Event], *, plan: str | None = None) -> int | None:
+        """How many more releases of `events` each would be accepted; None: any number, since they cost nothing here.
+
+        Args:
+            plan: in mode "plan", the one to draw from; None: the one that was reserved last.
+
+        Raises:
+            BudgetExceeded: there is no such plan.
+        """
+        self._catch_up()
+        return 0 if self._tally.child else left_of(self._tally, merged(events), plan)
+
+    # ---- how it is done
+
+    @contextmanager
+    def _writing(self) -> Iterator[Tally]:
+        """All rows known, and nobody else adds one: then at most one is appended, which is learned afterwards."""
+        with self._chain.writing():
+            self._catch_up()
+            yield self._tally
+
+    def _append(self, kind: str, key: bytes, body: Mapping[str, Any]) -> Head:
+        return self._chain.append(self._tally.head, (kind, key, body))
+
+    def _catch_up(self) -> None:
+        head = self._tally.head
+        if head != GENESIS and self._chain.digest_at(head.seq) != head.digest:
+            raise self._rolled_back(f"no longer has the row {head.seq} that was read from it")
+        self._learn(self._tally)
+
+    def _rolled_back(self, what: str) -> LedgerRolledBack:
+        return LedgerRolledBack(f"the ledger {self._chain.path} {what}: put back the newest one, with its -wal file")
+
+    def _learn(self, tally: Tally) -> None:
+        try:
+            tally.learn(self._chain.rows(tally.head))
+        except ValueError as error:
+            raise broken(self._chain.path, str(error)) from error
+
+    def _again(self, known: Release, request: Request, key: bytes, events: Events) -> Token | Sealed:
+        """The answer to a release that was paid for before."""
+        name = f"round {request.round} of run {request.run!r}, attempt {request.attempt}"
+        if (known.key, counted(known.events)) != (key, counted(events)):
+            raise KeyConflict(f"{name} was paid for in row {known.seq} with other contents: ask in a new round")
+        if known.sealed:
+            return Sealed(known.sealed, self._chain.payload(known.sealed, known.sha256))
+        if self.terms.seeded:
+            return Token(known.seq, key, known.events)
+        raise ReleaseLost(
+            f"{name} was paid for in row {known.seq}, and the process died before its bytes were stored: skip the "
+            f"round, or pay again as attempt {request.attempt + 1}"
+        )
+
+    def _refuse_if_closed(self) -> None:
+        if self._tally.child:
+            raise BudgetExceeded(
+                f"the ledger {self._chain.path} was handed on to data set {self._tally.child}: that one answers instead"
+            )
+
+    def _insist(self, terms: Terms) -> None:
+        if terms != self.terms:
+            raise TermsDiffer(
+                f"the ledger {self._chain.path} was made with {self.terms.beside(terms)}: what was released cannot be "
+                "charged afterwards; keep its terms, or let other data begin a ledger of its own"
+            )
+
+    def _hand_on(self, terms: Terms, child: str, path: str) -> tuple[str, dict[str, Any], list[Entry]]:
+        """Close this ledger for its child: the child's id, what its OPEN row says of this one, and its next rows."""
+        self._insist(terms)
+        with self._writing() as tally:
+            if not tally.child:
+                self._append("CLOSED", b"", {"child": child, "path": path})
+        self._catch_up()
+        if self._tally.child_path != path:  # the same path again: the process died before the child was made
+            self._refuse_if_closed()
+        head = self._tally.head
+        told = {"data_set": self.data_set, "seq": head.seq, "head": head.digest.hex(), "answered": self.count()}
+        return self._tally.child, told, inheritance(self._tally)

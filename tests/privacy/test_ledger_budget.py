@@ -1,0 +1,365 @@
+"""A release that does not fit what is left is refused, and stays refused; what was spent is never given back."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy import budget
+from privacy.accounting import epsilon_of
+from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse, merged, times
+from privacy.ledger import BudgetExceeded, KeyConflict, Ledger, LedgerUnavailable, Request, Sealed, Terms, TermsDiffer
+from privacy.tally import Reserved, Tally
+
+COUNT = Terms("record", "zero_out", "count", None, None, None, False)
+FILTER = Terms("record", "zero_out", "filter", 3.0, 1e-5, 7, False)
+PLAN = Terms("record", "zero_out", "plan", 3.0, 1e-5, None, False)
+# privacy.md 4.8: with the labels PLD 2.7591.
+MIXED = (
+    PoissonGaussian(0.05, 1.5, 200),
+    Gaussian(20.0, 3),
+    Gaussian(100.0, 80),
+    Gaussian(40.0 / math.sqrt(2.0), 50),
+)
+LABELS = RandomizedResponse(0.1, 10, 20)
+
+
+def request(round_=1, attempt=0, run="run"):
+    return Request(run, round_, attempt, "site-a", "dp-sgd", "{}", "ab" * 32)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(terms, name="ledger.sqlite", **more):
+        return Ledger.create(tmp_path / name, terms, durable=False, **more)
+
+    return make
+
+
+# ---- mode plan
+
+
+def test_the_mixed_ledger_of_the_reference_costs_the_same_in_another_process(make, tmp_path):
+    with make(PLAN) as ledger:
+        ledger.plan("all", (*MIXED, LABELS))
+        ledger.reserve(request(1), (replace(MIXED[0], count=120), *MIXED[1:]))
+        ledger.reserve(request(2), (LABELS, replace(MIXED[0], count=80)))
+        assert ledger.epsilon() == pytest.approx(2.7591, abs=5e-5)
+        assert ledger.charged() == (ledger.epsilon(), 1e-5)
+        told = ledger.epsilon()
+    script = "import sys; from pathlib import Path; from privacy.ledger import Ledger\n"
+    script += "with Ledger.open(Path(sys.argv[1])) as ledger: print(ledger.epsilon().hex())"
+    command = [sys.executable, "-c", script, str(tmp_path / "ledger.sqlite")]
+    read = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert float.fromhex(read) == pytest.approx(told, abs=1e-12)
+    assert epsilon_of((*MIXED, LABELS), 1e-5) == pytest.approx(told, abs=1e-12)
+
+
+def test_a_plan_is_charged_as_a_whole_before_its_first_release(make):
+    plan = (PoissonGaussian(0.1, 1.6747, 100),)  # 4.6: calibrated to epsilon 3
+    with make(PLAN) as ledger:
+        assert (ledger.charged(), ledger.epsilon(), ledger.plans()) == ((0.0, 0.0), 0.0, {})
+        ledger.plan("all", plan)
+        assert ledger.charged() == (pytest.approx(2.9999, abs=5e-5), 1e-5)
+        assert ledger.epsilon() == 0.0
+        ledger.reserve(request(), (replace(plan[0], count=10),))
+        assert 0.0 < ledger.epsilon() < 1.5  # ten of a hundred steps
+        assert ledger.charged() == (pytest.approx(2.9999, abs=5e-5), 1e-5)
+
+
+def test_the_same_plan_again_is_no_second_one(make):
+    with make(PLAN) as ledger:
+        ledger.plan("all", (Gaussian(5.0, 2), Gaussian(5.0, 1)))
+        before = ledger.head()
+        ledger.plan("all", (Gaussian(5.0, 3),))
+        ledger.plan("all", (Gaussian(5.0, 3),), delta=1e-5)
+        assert ledger.head() == before
+        for events, delta in (((Gaussian(5.0, 4),), None), ((Gaussian(6.0, 3),), None), ((Gaussian(5.0, 3),), 5e-6)):
+            with pytest.raises(KeyConflict, match="plan 'all' was reserved with other events or another delta"):
+                ledger.plan("all", events, delta)
+        assert ledger.head() == before
+
+
+def test_plans_add_their_epsilons_and_deltas_against_the_totals(make):
+    first, second = (Gaussian(5.0, 1),), (Gaussian(4.0, 1),)
+    with make(PLAN) as ledger:
+        ledger.plan("first", first, 4e-6)
+        ledger.plan("second", second)  # all that is left: 6e-6
+        each = epsilon_of(first, 4e-6), epsilon_of(second, 1e-5 - 4e-6)
+        assert ledger.charged() == (pytest.approx(sum(each), abs=1e-12), 1e-5)
+        assert [plan.delta for plan in ledger.plans().values()] == [4e-6, 1e-5 - 4e-6]
+        for delta in (None, 1e-9):
+            with pytest.raises(BudgetExceeded, match=r"the plans before it left 0 of 1e-05"):
+                ledger.plan("third", (Gaussian(1e6, 1),), delta)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1e-6, 1e-2), st.floats(1e-3, 0.999))
+def test_what_is_left_of_delta_always_fits(total, part):
+    tally = Tally()
+    tally.terms = replace(PLAN, delta=total)
+    tally.plans = {"first": Reserved((Gaussian(1e9, 1),), total * part)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "_epsilon_of", lambda *_: 0.1)
+        share = budget.share_of(tally, "second", (Gaussian(1e9, 1),), None)
+    assert total * (1.0 - 1e-12) <= math.fsum([total * part, share]) <= total
+
+
+def test_a_plan_that_does_not_fit_is_refused_and_reserves_nothing(make):
+    with make(PLAN) as ledger:
+        ledger.plan("first", (Gaussian(2.0, 1),), 5e-6)  # 4.1: 1.9938 at 1e-5, so a little above 2 at 5e-6
+        before = ledger.head()
+        with pytest.raises(BudgetExceeded, match=r"brings epsilon from 2\.\d+ to 4\.\d+, above 3.0: plan more noise"):
+            ledger.plan("second", (Gaussian(2.0, 1),), 5e-6)
+        with pytest.raises(BudgetExceeded, match="plan 'second' was not reserved"):
+            ledger.reserve(request(), (Gaussian(2.0, 1),), plan="second")
+        assert ledger.head() == before
+        assert list(ledger.plans()) == ["first"]
+
+
+def test_a_release_draws_exactly_what_was_planned_or_is_refused(make):
+    step = PoissonGaussian(0.1, 2.0, 1)
+    with make(PLAN) as ledger:
+        with pytest.raises(BudgetExceeded, match="plan None was not reserved"):
+            ledger.reserve(request(), (step,))
+        ledger.plan("all", (times(step, 30), Gaussian(50.0, 1)))
+        # Less noise, but also more noise or fewer records: what was charged is this plan and no other (I7).
+        for other in (
+            replace(step, noise_multiplier=1.9),
+            replace(step, noise_multiplier=2.1),
+            replace(step, sample_rate=0.05),
+        ):
+            with pytest.raises(BudgetExceeded, match="left, and"):
+                ledger.reserve(request(), (other,))
+        assert ledger.left((times(step, 10),)) == 3
+        for round_ in (1, 2, 3):
+            ledger.store(ledger.reserve(request(round_), (times(step, 10),)), b"%d" % round_)
+        assert (ledger.left((step,)), ledger.left((Gaussian(50.0, 1),))) == (0, 1)
+        assert ledger.left((Gaussian(50.0, 1), step)) == 0
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded):
+                ledger.reserve(request(4), (step,))
+        assert ledger.reserve(request(3), (times(step, 10),)) == Sealed(8, b"3")  # what was paid can be sent again
+        assert ledger.events() == (times(step, 30),)
+        assert ledger.left(()) is None
+        ledger.reserve(request(5), ())  # computed from earlier releases alone: free, and still a row
+        assert ledger.count() == 4
+
+
+def test_a_release_is_drawn_from_the_plan_it_names_or_from_the_last_one(make):
+    event = Gaussian(20.0, 1)
+    with make(PLAN) as ledger:
+        for name in ("old", "new"):
+            ledger.plan(name, (times(event, 2),), 5e-6)
+        ledger.reserve(request(1), (event,))
+        ledger.reserve(request(2), (event,), plan="old")
+        ledger.reserve(request(3), (event,), plan="old")
+        drawn = {name: dict(plan.drawn) for name, plan in ledger.plans().items()}
+        assert drawn == {"old": {event: 2}, "new": {event: 1}}
+        with pytest.raises(BudgetExceeded, match="plan 'old' has"):
+            ledger.reserve(request(4), (event,), plan="old")
+        with pytest.raises(BudgetExceeded, match="plan 'none' was not reserved"):
+            ledger.left((event,), plan="none")
+        assert ledger.epsilon() == pytest.approx(
+            epsilon_of((times(event, 2),), 5e-6) + epsilon_of((event,), 5e-6), abs=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    ("terms", "name", "events"),
+    [(FILTER, "all", (Gaussian(9.0, 1),)), (PLAN, "", (Gaussian(9.0, 1),)), (PLAN, "all", ())],
+)
+def test_a_plan_needs_a_name_events_and_a_ledger_of_plans(make, terms, name, events):
+    with make(terms) as ledger, pytest.raises(ValueError, match="name events, in mode 'plan'"):
+        ledger.plan(name, events)
+
+
+@pytest.mark.parametrize("delta", [0.0, -1e-6, 1.0, math.nan])
+def test_a_share_of_delta_is_a_probability(make, delta):
+    with make(PLAN) as ledger, pytest.raises(ValueError, match=r"must be in \[1e-12, 1\)"):
+        ledger.plan("all", (Gaussian(9.0, 1),), delta)
+
+
+# ---- mode filter
+
+
+def test_the_filter_takes_as_many_steps_as_the_reference_says(make):
+    step = PoissonGaussian(0.05, 3.0, 1)  # 4.7: a*=7, B=1.5596, R=1.058971e-3, 1472 steps
+    with make(FILTER) as ledger:
+        assert ledger.left((step,)) == 1472
+        for round_ in range(1, 15):
+            ledger.reserve(request(round_), (times(step, 100),))
+        assert ledger.left((times(step, 10),)) == 7
+        assert ledger.left((times(step, 100),)) == 0
+        with pytest.raises(BudgetExceeded, match=r"does not pass the filter of epsilon=3.0 at order 7"):
+            ledger.reserve(request(15), (times(step, 73),))
+        ledger.reserve(request(15), (times(step, 72),))
+        with pytest.raises(BudgetExceeded):
+            ledger.reserve(request(16), (step,))
+        # 1472 * 1.058971e-3 + conv(7) = 1.55881 + 1.44035
+        assert ledger.epsilon() == pytest.approx(2.99916, abs=5e-5)
+        assert ledger.charged() == (3.0, 1e-5)
+
+
+def test_a_filter_that_lets_nothing_pass_is_refused_when_it_is_made(make, tmp_path):
+    with pytest.raises(ValueError, match="order=4"):  # 4.7: B = -.0879
+        make(replace(FILTER, order=4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.floats(2.0, 30.0), st.integers(1, 4)), min_size=1, max_size=12))
+def test_the_filter_accepts_what_a_naive_sum_accepts_and_never_forgets(tmp_path_factory, asked):
+    # Gaussian R(7) = 7 / (2 s^2), B = 3 - conv(7); conv(7) = ln(6/7) - (ln 1e-5 + ln 7)/6
+    room, spent, taken = 3.0 - (math.log(6 / 7) - (math.log(1e-5) + math.log(7)) / 6), 0.0, []
+    path = tmp_path_factory.mktemp("filter") / "ledger.sqlite"
+    Ledger.create(path, FILTER, durable=False).close()
+    for round_, (noise, count) in enumerate(asked):
+        price = count * 7 / (2 * noise**2)
+        if abs(spent + price - room) < 1e-9:
+            continue
+        with Ledger.open(path, durable=False) as ledger:
+            before = ledger.epsilon()
+            if spent + price < room:
+                ledger.reserve(request(round_), (Gaussian(noise, count),))
+                spent, taken = spent + price, [*taken, Gaussian(noise, count)]
+            else:
+                with pytest.raises(BudgetExceeded):
+                    ledger.reserve(request(round_), (Gaussian(noise, count),))
+            assert ledger.events() == merged(taken)
+            assert 3.0 - room + spent == pytest.approx(ledger.epsilon(), abs=1e-9) or not taken
+            assert before <= ledger.epsilon() <= 3.0
+
+
+# ---- mode count
+
+
+def test_where_nothing_is_accounted_rounds_are_counted_and_epsilon_is_infinite(make):
+    with make(COUNT) as ledger:
+        assert (ledger.epsilon(), ledger.charged(), ledger.count()) == (0.0, (0.0, 0.0), 0)
+        for run, round_, attempt in (("a", 1, 0), ("a", 1, 1), ("a", 2, 0), ("b", 1, 0)):
+            ledger.reserve(request(round_, attempt, run), ())
+        assert (ledger.count(), ledger.count("a"), ledger.count("b")) == (3, 2, 1)
+        assert (ledger.epsilon(), ledger.charged(), ledger.left(())) == (math.inf, (math.inf, 0.0), None)
+        with pytest.raises(ValueError, match="accounts for none: pass no events"):
+            ledger.reserve(request(3), (Gaussian(1.0, 1),))
+
+
+def test_events_are_told_by_run(make):
+    with make(FILTER) as ledger:
+        for run, noise in (("a", 20.0), ("b", 30.0), ("a", 20.0)):
+            ledger.reserve(request(ledger.count(), run=run), (Gaussian(noise, 1),))
+        assert ledger.events("a") == (Gaussian(20.0, 2),)
+        assert ledger.events("b") == (Gaussian(30.0, 1),)
+        assert ledger.events("c") == ()
+        assert ledger.events() == (Gaussian(20.0, 2), Gaussian(30.0, 1))
+
+
+# ---- children
+
+
+def test_a_child_begins_with_all_that_its_parent_spent_and_continues_its_plans(make, tmp_path):
+    event = Gaussian(20.0, 1)
+    with make(PLAN) as parent:
+        for name in ("old", "new"):
+            parent.plan(name, (times(event, 3),), 5e-6)
+        parent.reserve(request(1), (times(event, 2),))
+        parent.reserve(request(2), (event,), plan="old")
+        told = parent.charged(), parent.epsilon(), parent.events(), parent.plans()
+    with make(PLAN, "child", parent=tmp_path / "ledger.sqlite") as child:
+        assert (child.charged(), child.epsilon(), child.events(), child.plans()) == told
+        assert child.data_set != parent.data_set
+        assert (child.count(), child.count("run")) == (2, 0)
+        assert [row.body.get("inherited") for row in child.rows()] == [None, *4 * [parent.data_set]]
+        child.store(child.reserve(request(1), (event,)), b"votes")
+        with pytest.raises(BudgetExceeded):
+            child.reserve(request(2), (event,))
+        child.reserve(request(2), (times(event, 2),), plan="old")
+        child.verify()
+
+
+@pytest.mark.parametrize("terms", [FILTER, COUNT])
+def test_a_childs_child_has_paid_for_both(make, tmp_path, terms):
+    events = (Gaussian(20.0, 1),) if terms.mode == "filter" else ()
+    parent, names = None, ("first", "second", "third")
+    for name in names:
+        with make(terms, name, parent=parent) as ledger:
+            ledger.reserve(request(1), events)
+            parent = tmp_path / name
+    with Ledger.open(parent, durable=False) as last:
+        assert last.events() == merged(events * 3)
+        assert last.count() == 3
+        assert last.epsilon() == (
+            math.inf if terms.mode == "count" else pytest.approx(3 * 7 / 800 + 1.440352, abs=1e-6)
+        )
+
+
+def test_a_parent_answers_no_more_but_still_sends_again(make, tmp_path):
+    with make(PLAN) as parent:
+        parent.plan("all", (Gaussian(20.0, 9),), 5e-6)
+        parent.store(parent.reserve(request(1), (Gaussian(20.0, 1),)), b"votes")
+        open_token = parent.reserve(request(2), (Gaussian(20.0, 1),))
+        make(PLAN, "child", parent=tmp_path / "ledger.sqlite").close()
+        for spend in (
+            lambda: parent.reserve(request(3), (Gaussian(20.0, 1),)),
+            lambda: parent.reserve(request(3), ()),
+            lambda: parent.plan("more", (Gaussian(90.0, 1),), 1e-6),
+        ):
+            with pytest.raises(BudgetExceeded, match="was handed on to data set"):
+                spend()
+        assert parent.left((Gaussian(20.0, 1),)) == 0
+        parent.plan("all", (Gaussian(20.0, 9),))
+        assert parent.reserve(request(1), (Gaussian(20.0, 1),)).payload == b"votes"
+        parent.store(open_token, b"late votes")
+        parent.verify()
+    with pytest.raises(BudgetExceeded, match="was handed on"):
+        make(PLAN, "second child", parent=tmp_path / "ledger.sqlite")
+    with Ledger.open(tmp_path / "child", durable=False) as child:
+        assert child.events() == (Gaussian(20.0, 2),)
+
+
+def test_a_child_that_was_not_made_before_its_process_died_is_made_the_next_time(make, tmp_path, monkeypatch):
+    with make(FILTER) as parent:
+        parent.reserve(request(1), (Gaussian(20.0, 1),))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
+        with pytest.raises(LedgerUnavailable, match="the disk is gone"):
+            make(FILTER, "child", parent=tmp_path / "ledger.sqlite")
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
+    with make(FILTER, "child", parent=tmp_path / "ledger.sqlite") as child, parent:
+        assert child.events() == parent.events() == (Gaussian(20.0, 1),)
+        assert next(reversed(list(parent.rows()))).body["child"] == child.data_set
+
+
+def test_a_parent_stays_in_use_if_its_child_has_no_place(make, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with make(FILTER):
+        pass
+    with pytest.raises(LedgerUnavailable, match="there is a ledger at"):
+        make(FILTER, parent=path)
+    with Ledger.open(path, durable=False) as ledger:
+        ledger.reserve(request(1), (Gaussian(20.0, 1),))
+
+
+@pytest.mark.parametrize("changed", [{"epsilon": 8.0}, {"delta": 1e-6}, {"unit": "patient"}, {"seeded": True}])
+def test_a_child_has_its_parents_terms(make, tmp_path, changed):
+    with make(FILTER) as parent:
+        before = parent.head()
+    with pytest.raises(TermsDiffer, match=next(iter(changed))):
+        make(replace(FILTER, **changed), "child", parent=tmp_path / "ledger.sqlite")
+    with parent:
+        assert parent.head() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+def test_epsilon_is_computed_from_rows_and_not_kept_in_one(make):
+    with make(PLAN) as ledger:
+        ledger.plan("all", (Gaussian(5.0, 3),))
+        ledger.reserve(request(), (Gaussian(5.0, 3),))
+        names = {name for row in ledger.rows() for name in row.body}
+        assert "epsilon" not in names
+        assert ledger.epsilon() == epsilon_of((Gaussian(5.0, 3),), 1e-5)
