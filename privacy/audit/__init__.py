@@ -1,0 +1,1 @@
+"""Detectors and attacks. Each finds faults; passing them all proves nothing."""
