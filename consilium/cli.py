@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from consilium import studies
+from consilium import studies, sweeps
+from consilium.budget import budget_app
 from consilium.display import RunView, print_comparison, print_next
 from consilium.exits import DEGRADED, FAILED, INTERRUPTED, Format, exit_codes, print_json
 from consilium.options import ConfigFile, Out, Overrides, Reporting, Resume, Strict, free_folder
@@ -118,6 +119,8 @@ def deploy_local(
     _run_file(config, [*(overrides or ()), *chosen], f"{config.stem}-deployed", out, resume, strict, reporting)
 
 
+sweeps.add_to(app)
+app.add_typer(budget_app, name="budget")
 studies.add_to(app)  # here, so that --help begins with the commands above
 
 

@@ -144,6 +144,9 @@ def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
     rows = comparison_rows(run)
     if (warning := attack_warning(run)) is not None:
         console.print(warning, style="bold red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if (most := (run.get("privacy") or {}).get("max")) is not None:
+        style = "yellow" if most["seeded"] else "green"
+        console.print(most["statement"], style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
         for row in rows:

@@ -38,6 +38,7 @@ __all__ = [
     "group_epsilon_of",
     "rdp_epsilon",
     "rdp_of",
+    "rough_epsilon_of",
     "round_up",
 ]
 
@@ -73,7 +74,17 @@ def epsilon_of(events: Sequence[Event], delta: float) -> float:
         Bitwise equal for every order of the same events and every split of their counts.
     """
     check_delta(delta)
-    return _epsilon(_canonical(events), delta, 1)
+    return _epsilon(_canonical(events), delta, 1, INTERVAL)
+
+
+def rough_epsilon_of(events: Sequence[Event], delta: float) -> float:
+    """epsilon_of on a ten times coarser grid, in a tenth of the time: to search with, never to show.
+
+    Raises:
+        ValueError: as in epsilon_of.
+    """
+    check_delta(delta)
+    return _epsilon(_canonical(events), delta, 1, 10.0 * INTERVAL)
 
 
 def group_epsilon_of(events: Sequence[Event], delta: float, records: int) -> float:
@@ -91,7 +102,7 @@ def group_epsilon_of(events: Sequence[Event], delta: float, records: int) -> flo
         raise ValueError(
             f"records={records} must be a whole number in 1..{_MOST_RECORDS}: for more, protect the whole client"
         )
-    return _epsilon(_canonical(events), delta, records)
+    return _epsilon(_canonical(events), delta, records, INTERVAL)
 
 
 def delta_of(events: Sequence[Event], epsilon: float) -> float:
@@ -108,7 +119,7 @@ def delta_of(events: Sequence[Event], epsilon: float) -> float:
     told = _canonical(events)
     if not told:
         return 0.0
-    return min(1.0, float(_composed(told, 1).get_delta_for_epsilon(epsilon))) if _shown(told, 1) else 1.0
+    return min(1.0, float(_composed(told, 1, INTERVAL).get_delta_for_epsilon(epsilon))) if _shown(told, 1) else 1.0
 
 
 def best_of_epsilon(events: Sequence[Event], delta: float, mean_trials: float) -> float:
@@ -165,12 +176,12 @@ def _unsampled(event: Event) -> Event:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(events: Events, delta: float, records: int) -> float:
+def _epsilon(events: Events, delta: float, records: int, interval: float) -> float:
     if not events:
         return 0.0
     if not _shown(events, records):
         return math.inf
-    return float(_composed(events, records).get_epsilon_for_delta(delta))
+    return float(_composed(events, records, interval).get_epsilon_for_delta(delta))
 
 
 def _shown(events: Events, records: int) -> bool:
@@ -195,21 +206,21 @@ def _mean_loss(event: Event, records: int) -> float:
     assert_never(event)
 
 
-def _composed(events: Events, records: int) -> Any:
+def _composed(events: Events, records: int, interval: float) -> Any:
     """The privacy loss distribution of all the events, in both directions."""
     from dp_accounting.pld import privacy_loss_distribution as laws
 
-    total = laws.identity(value_discretization_interval=INTERVAL)
+    total = laws.identity(value_discretization_interval=interval)
     for event in events:
-        total = total.compose(_repeated(event, records))
+        total = total.compose(_repeated(event, records, interval))
     return total
 
 
-def _repeated(event: Event, records: int) -> Any:
+def _repeated(event: Event, records: int, interval: float) -> Any:
     if isinstance(event, Gaussian):
         # T equal Gaussians are exactly one with noise / sqrt(T), so one rounding instead of T.
-        return _law(Gaussian(event.noise_multiplier / math.sqrt(event.count), 1), records)
-    one = _law(replace(event, count=1), records)
+        return _law(Gaussian(event.noise_multiplier / math.sqrt(event.count), 1), records, interval)
+    one = _law(replace(event, count=1), records, interval)
     chunks, rest = divmod(event.count, _CHUNK)
     if not chunks:
         return one.self_compose(rest)
@@ -218,8 +229,8 @@ def _repeated(event: Event, records: int) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _law(event: Event, records: int) -> Any:
-    """The privacy loss distribution of one release; the same calls as PLDAccountant makes, but for k-RR."""
+def _law(event: Event, records: int, interval: float) -> Any:
+    """The privacy loss distribution of one release; at INTERVAL by the same calls as PLDAccountant's, but for k-RR."""
     from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
     from dp_accounting.pld import privacy_loss_distribution as laws
 
@@ -228,21 +239,21 @@ def _law(event: Event, records: int) -> Any:
         case Gaussian(s):
             _supported(GaussianDpEvent(s / records))
             return laws.from_gaussian_mechanism(
-                s / records, value_discretization_interval=INTERVAL, neighboring_relation=zero_out
+                s / records, value_discretization_interval=interval, neighboring_relation=zero_out
             )
-        case PoissonGaussian(q, s) if records == 1:
+        case PoissonGaussian(q, s) if records == 1 and interval == INTERVAL:
             _supported(PoissonSampledDpEvent(q, GaussianDpEvent(s)))
             return laws.from_gaussian_mechanism(
-                s, value_discretization_interval=INTERVAL, sampling_prob=q, neighboring_relation=zero_out
+                s, value_discretization_interval=interval, sampling_prob=q, neighboring_relation=zero_out
             )
         case PoissonGaussian(q, s):
-            return group_law(q, s, records, INTERVAL)
+            return group_law(q, s, records, interval)
         case RandomizedResponse(e0, k):
             # Not through PLDAccountant: it ignores the count. Replace-one: one record may flip a label into any other.
             return laws.from_randomized_response(
                 _redraw(e0, k),
                 k,
-                value_discretization_interval=INTERVAL,
+                value_discretization_interval=interval,
                 neighboring_relation=NeighboringRelation.REPLACE_ONE,
             )
     assert_never(event)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from scipy.optimize import brentq
 
-from privacy.accounting import check_delta, conversion, epsilon_of, rdp_epsilon, rdp_of
+from privacy.accounting import check_delta, conversion, epsilon_of, rdp_epsilon, rdp_of, rough_epsilon_of
 from privacy.events import Events, PoissonGaussian, times
 from privacy.rdp import ORDERS
 
@@ -64,12 +64,18 @@ def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], 
     if not events_at(MOST_NOISE):
         raise ValueError("events_at returns no events: a plan that releases nothing needs no noise")
 
-    def over(noise: float) -> float:
-        # Twice the largest epsilon stands for infinity, which interpolation cannot use.
-        return min(epsilon_of(events_at(noise), delta), 2.0 * MOST_EPSILON) - epsilon
+    def cost(noise: float) -> float:
+        return epsilon_of(events_at(noise), delta)
 
-    low, high = _bracket(over, _guess(epsilon, delta, events_at), epsilon)
-    return _round_to_fit(over, float(brentq(over, low, high, xtol=0.2 / _DECIMALS)))
+    def rough(noise: float) -> float:
+        return rough_epsilon_of(events_at(noise), delta)
+
+    start = _root(rough, epsilon, _guess(epsilon, delta, events_at))
+    # What the coarse grid adds hardly depends on the noise: aim lower by as much.
+    aim = epsilon - (cost(start) - rough(start))
+    if 0.0 < aim <= MOST_EPSILON:
+        start = _root(rough, aim, start)
+    return _settled(cost, epsilon, start)
 
 
 def steps_for(epsilon: float, delta: float, event_per_round: Events) -> int:
@@ -122,35 +128,51 @@ def _guess(epsilon: float, delta: float, events_at: Callable[[float], Events]) -
     return min(MOST_NOISE, math.exp(high))
 
 
-def _bracket(over: Callable[[float], float], guess: float, epsilon: float) -> tuple[float, float]:
-    """A noise that does not fit and a larger one that does."""
+def _root(cost: Callable[[float], float], epsilon: float, guess: float) -> float:
+    """About where a falling cost takes the value epsilon, or the end of the range that is nearer to it."""
+
+    def over(noise: float) -> float:
+        # Twice the largest epsilon stands for infinity, which interpolation cannot use.
+        return min(cost(noise), 2.0 * MOST_EPSILON) - epsilon
+
     high = guess
-    while over(high) > 0.0:
-        if high >= MOST_NOISE:
+    while over(high) > 0.0 and high < MOST_NOISE:
+        high = min(MOST_NOISE, high * _STRIDE)
+    low = max(LEAST_NOISE, high / _STRIDE)
+    while over(low) <= 0.0 and low > LEAST_NOISE:
+        low, high = max(LEAST_NOISE, low / _STRIDE), low
+    if over(high) > 0.0 or over(low) <= 0.0:
+        return high if over(high) > 0.0 else low
+    return float(brentq(over, low, high, xtol=0.2 / _DECIMALS))
+
+
+def _settled(cost: Callable[[float], float], epsilon: float, start: float) -> float:
+    """The number of four decimals nearest to start that fits where the one before it does not."""
+
+    def fits(whole: int) -> bool:
+        return cost(whole / _DECIMALS) <= epsilon
+
+    least, most = round(LEAST_NOISE * _DECIMALS), round(MOST_NOISE * _DECIMALS)
+    low = high = min(max(math.ceil(start * _DECIMALS), least), most)
+    stride = 1
+    while not fits(high):
+        if high == most:
             raise ValueError(
                 f"epsilon={epsilon} is not met with noise {MOST_NOISE:g}: plan fewer rounds, or give a larger epsilon "
                 "or delta"
             )
-        high = min(MOST_NOISE, high * _STRIDE)
-    low = max(LEAST_NOISE, high / _STRIDE)
-    while over(low) <= 0.0:
-        if low <= LEAST_NOISE:
+        low, high, stride = high, min(most, high + stride), 2 * stride
+    while low == high or fits(low):
+        if high == least:
             raise ValueError(
                 f"epsilon={epsilon} is met with noise {LEAST_NOISE:g}, below which nothing is hidden: give a smaller "
                 "epsilon, or name the noise"
             )
-        low, high = max(LEAST_NOISE, low / _STRIDE), low
-    return low, high
-
-
-def _round_to_fit(over: Callable[[float], float], noise: float) -> float:
-    """The number of four decimals next to a root that fits where the one before it does not."""
-    whole = math.ceil(noise * _DECIMALS)
-    while over(whole / _DECIMALS) > 0.0:
-        whole += 1
-    while over((whole - 1) / _DECIMALS) <= 0.0:
-        whole -= 1
-    return whole / _DECIMALS
+        low, high, stride = max(least, low - stride), low, 2 * stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high / _DECIMALS
 
 
 def _rounds_by_rdp(epsilon: float, delta: float, events: Events) -> int:

@@ -1,0 +1,241 @@
+"""`consilium budget`: what the records of a data set have paid, what is left, and what a plan would cost."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from click import Context
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from consilium.display import print_next
+from consilium.exits import Format, exit_codes, print_json
+from consilium.options import Reporting
+
+if TYPE_CHECKING:
+    from privacy.ledger import Ledger
+
+
+class _ShowByDefault(TyperGroup):
+    """`consilium budget runs/mine` is `consilium budget show runs/mine`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+budget_app = typer.Typer(
+    help="What private records have paid so far, what is left, and what a plan would cost.",
+    no_args_is_help=True,
+    cls=_ShowByDefault,
+)
+
+
+@budget_app.command("show")
+def show(
+    where: Annotated[Path, typer.Argument(help="A ledger (.sqlite), a site.toml, or a run's folder.")],
+    reporting: Reporting = Format.text,
+) -> None:
+    """Spent and left, per run and in all; every row of the ledger is checked first."""
+    with exit_codes(reporting):
+        told = {str(path): _told(path) for path in ledgers_in(where)}
+        if reporting is Format.json:
+            print_json("ok", 0, told)
+            return
+        console = Console()
+        for path, one in told.items():
+            _print_ledger(console, path, one)
+        print_next(console, shlex.join(["consilium", "budget", "plan", "--help"]))
+
+
+def ledgers_in(where: Path) -> list[Path]:
+    """The ledgers that a path stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    from simulations.config import ConfigError
+
+    if where.is_dir():
+        found = sorted([*where.glob("checkpoint/sites/*/ledger.sqlite"), *where.glob("*.sqlite")])
+    elif where.suffix == ".toml" and where.is_file():
+        from client.config import load_site
+
+        privacy = load_site(where).privacy
+        found = [] if privacy is None else [path] if (path := where.parent / privacy.ledger).is_file() else []
+    else:
+        found = [where] if where.is_file() else []
+    if not found:
+        raise ConfigError(
+            f"{where} holds no privacy ledger: name a .sqlite file, a site.toml with [privacy] that has answered, or "
+            "the folder of a private run"
+        )
+    return found
+
+
+def _told(path: Path) -> dict[str, Any]:
+    from privacy.ledger import Ledger
+
+    with Ledger.open(path) as ledger:
+        ledger.verify()
+        return _ledger(ledger)
+
+
+def _ledger(ledger: Ledger) -> dict[str, Any]:
+    from privacy.accounting import round_up
+
+    terms, head = ledger.terms, ledger.head()
+    charged, delta = ledger.charged()
+    releases = [row.body for row in ledger.rows() if row.kind == "SPENT" and "request" in row.body]
+    runs = sorted({body["request"]["run"] for body in releases})
+    last = ledger.events(runs[-1]) if runs else ()
+    return {
+        "data_set": ledger.data_set,
+        "mode": terms.mode,
+        "unit": terms.unit,
+        "adjacency": terms.adjacency,
+        "seeded": terms.seeded,
+        "epsilon_total": terms.epsilon,
+        "delta_total": terms.delta,
+        "epsilon_charged": None if math.isinf(charged) else round_up(charged),
+        "delta_charged": delta,
+        "epsilon_of_releases": None if terms.mode == "count" else round_up(ledger.epsilon()),
+        "answers": ledger.count(),
+        "answers_left": _answers_left(ledger, releases),
+        "runs": {run: {"answers": ledger.count(run), "events": _plain(ledger.events(run))} for run in runs},
+        "last_run_events": _plain(last),
+        "ledger_seq": head.seq,
+        "ledger_head": head.digest.hex(),
+    }
+
+
+def _answers_left(ledger: Ledger, releases: Sequence[Mapping[str, Any]]) -> int | None:
+    """More answers like the last one."""
+    from privacy.events import from_json
+
+    if not releases:
+        return None
+    return ledger.left(from_json(releases[-1]["events"]))
+
+
+def _plain(events: Any) -> list[list[Any]]:
+    """Events with their numbers readable."""
+    from dataclasses import asdict
+
+    return [
+        [event.KIND, {key: value for key, value in asdict(event).items() if key != "count"}, event.count]
+        for event in events
+    ]
+
+
+def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
+    console.print(path, style="bold", highlight=False, markup=False, soft_wrap=True)
+    if told["seeded"]:
+        console.print("  SIMULATION, NOT PRIVATE: its noise can be computed again", style="bold red")
+    if told["mode"] == "count":
+        console.print(f"  {told['answers']} answers, none of them accounted for", highlight=False)
+        return
+    promise = f"{told['unit']}, {told['adjacency'].replace('_', '-')}, composed by {told['mode']}"
+    total = f"epsilon {told['epsilon_total']:.4g} at delta {told['delta_total']:.4g}"
+    charged = f"epsilon {told['epsilon_charged']:.4g} at delta {told['delta_charged']:.4g}"
+    console.print(f"  total    {total}; {promise}", highlight=False, soft_wrap=True)
+    alone = f"the answers given so far alone would cost {told['epsilon_of_releases']:.4g}"
+    console.print(f"  charged  {charged}; {alone}", highlight=False, soft_wrap=True)
+    left = told["answers_left"]
+    more = "none was given yet" if left is None else f"{left} more like the last one"
+    console.print(f"  answers  {told['answers']}; {more}", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("run", "answers", "paid"):
+        table.add_column(heading, justify="right" if heading == "answers" else "left")
+    for run, one in told["runs"].items():
+        table.add_row(run, str(one["answers"]), "; ".join(map(_event_text, one["events"])))
+    console.print(table)
+    console.print(f"  ledger {told['ledger_seq']}:{told['ledger_head'][:16]}, every row checked\n", highlight=False)
+
+
+def _event_text(event: list[Any]) -> str:
+    kind, parameters, count = event
+    return f"{count} x {kind}(" + ", ".join(f"{key}={value:.6g}" for key, value in parameters.items()) + ")"
+
+
+@budget_app.command("plan")
+def plan(
+    records: Annotated[int, typer.Option(help="Private rows of the site; public.", min=1)],
+    epochs: Annotated[int, typer.Option(help="Passes over the private rows before each answer.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Rows that a step expects.", min=1)] = 256,
+    rounds: Annotated[int, typer.Option(help="Answers; 0: as many as epsilon pays for at --noise.", min=0)] = 0,
+    noise: Annotated[float, typer.Option(help="Noise multiplier; 0: the least that keeps epsilon for --rounds.")] = 0.0,
+    epsilon: Annotated[float, typer.Option(help="Budget; 0: what --rounds at --noise cost.")] = 0.0,
+    delta: Annotated[float, typer.Option(help="0: min(1e-5, 1/(10 records)).")] = 0.0,
+    reporting: Reporting = Format.text,
+) -> None:
+    """DP-SGD: how many rounds at this noise, what noise for these rounds, or what both cost. Give two of the three."""
+    with exit_codes(reporting):
+        told = planned(records, epochs, batch_size, rounds, noise, epsilon, delta)
+        if reporting is Format.json:
+            print_json("ok", 0, told)
+            return
+        console = Console()
+        for key, value in told.items():
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            console.print(f"{key:<16} {text}", highlight=False)
+        sizes = [f"privacy.noise_multiplier={told['noise_multiplier']:g}", f"federation.rounds={told['rounds']}"]
+        flags = [word for size in sizes for word in ("--set", size)]
+        print_next(console, shlex.join(["consilium", "run", "config.toml", *flags]))
+
+
+def planned(
+    records: int, epochs: int, batch_size: int, rounds: int, noise: float, epsilon: float, delta: float
+) -> dict[str, Any]:
+    """The missing one of rounds, noise and epsilon.
+
+    Raises:
+        ConfigError: other than two of the three are given, or nothing fits.
+    """
+    from privacy.accounting import check_delta, default_delta, epsilon_of, round_up
+    from privacy.calibration import noise_for_events, steps_for
+    from privacy.events import Events, times
+    from privacy.mechanisms.dp_sgd import DpSgdTraining
+    from simulations.config import ConfigError
+
+    if sum(map(bool, (rounds, noise, epsilon))) != 2:
+        raise ConfigError(
+            f"--rounds={rounds}, --noise={noise:g}, --epsilon={epsilon:g}: give two of them, the third is computed"
+        )
+
+    def answer(multiplier: float) -> Events:
+        return DpSgdTraining(multiplier, batch_size=batch_size).fit_events(records, epochs)
+
+    try:
+        chosen = delta or default_delta(records)
+        check_delta(chosen, records)
+        if not noise:
+            noise = noise_for_events(epsilon, chosen, lambda s: tuple(times(event, rounds) for event in answer(s)))
+        if not rounds:
+            rounds = steps_for(epsilon, chosen, answer(noise))
+        if not rounds:
+            raise ConfigError(f"--epsilon={epsilon:g} does not pay for one answer at --noise={noise:g}: add noise")
+        events = tuple(times(event, rounds) for event in answer(noise))
+        cost = epsilon_of(events, chosen)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    (event,) = events
+    return {
+        "rounds": rounds,
+        "noise_multiplier": noise,
+        "epsilon": round_up(cost),
+        "delta": chosen,
+        "sample_rate": event.sample_rate,  # type: ignore[union-attr]
+        "steps": event.count,
+        "unit": "record",
+        "adjacency": "zero_out",
+        "accountant": "dp-accounting PLD, REPLACE_SPECIAL",
+    }

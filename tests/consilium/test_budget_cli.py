@@ -1,0 +1,131 @@
+"""`consilium budget`: what was spent and is left, checked row by row, and what a plan would cost."""
+
+import json
+import sqlite3
+
+import pytest
+from typer.testing import CliRunner
+
+from client.config import PrivacySection
+from client.node import Node
+from consilium.cli import app
+from privacy.events import PoissonGaussian
+from privacy.ledger import Ledger, Terms
+from strategies.wire import encode_plan
+
+RUNNER = CliRunner()
+
+
+def invoke(*arguments):
+    return RUNNER.invoke(app, ["budget", *map(str, arguments)])
+
+
+@pytest.fixture
+def site(make_sites, make_plan):
+    """site.toml of a private site that has given two of its three answers."""
+    path = make_sites(1, privacy=PrivacySection(noise_multiplier=3.0, epsilon=4.0, rounds=3, seeded=True))["site-0"]
+    for round_ in (1, 2):
+        Node.open(path).answer(encode_plan(make_plan(path, round=round_)))
+    return path
+
+
+def test_spent_and_left_are_told_per_run_and_in_all(site):
+    done = invoke("show", site, "--format", "json")
+    assert done.exit_code == 0, done.output
+    (told,) = json.loads(done.stdout)["data"].values()
+    # 30 rows, 10 a step, 2 epochs: 6 steps an answer at q = 1/3
+    assert (told["answers"], told["answers_left"]) == (2, 1)
+    assert told["epsilon_total"] == 4.0
+    assert told["epsilon_of_releases"] < told["epsilon_charged"] <= 4.0
+    (run,) = told["runs"].values()
+    assert run == {
+        "answers": 2,
+        "events": [["poisson_gaussian", {"sample_rate": 1 / 3, "noise_multiplier": 3.0}, 12]],
+    }
+    with Ledger.open(site.parent / "ledger.sqlite") as ledger:
+        assert (told["ledger_seq"], told["ledger_head"]) == (ledger.head().seq, ledger.head().digest.hex())
+
+
+def test_show_is_what_a_bare_path_means_and_a_ledger_can_be_named_itself(site):
+    texts = [invoke(*words).output for words in (("show", site), (site,), (site.parent / "ledger.sqlite",))]
+    assert texts[0].splitlines()[1:] == texts[1].splitlines()[1:] == texts[2].splitlines()[1:]
+    assert "SIMULATION, NOT PRIVATE" in texts[0]
+    assert "1 more like the last one" in texts[0]
+    assert texts[0].rstrip().splitlines()[-1].startswith("next: ")
+
+
+def test_a_ledger_that_was_edited_is_an_integrity_error(site):
+    path = site.parent / "ledger.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TRIGGER rows_no_update")
+        db.execute("UPDATE rows SET body = replace(body, '12', '11')")
+    done = invoke("show", path)
+    assert done.exit_code == 8
+    assert "is broken" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing.sqlite", "", "site.toml"])
+def test_what_holds_no_ledger_is_refused_in_a_sentence(tmp_path, make_sites, name):
+    path = make_sites(1)["site-0"] if name == "site.toml" else tmp_path / name
+    done = invoke("show", path)
+    assert done.exit_code == 2
+    assert "holds no privacy ledger: name a .sqlite file" in done.stderr
+
+
+def test_a_ledger_that_only_counts_says_that_nothing_is_accounted_for(tmp_path):
+    Ledger.create(tmp_path / "l.sqlite", Terms("record", "zero_out", "count", None, None, None, False)).close()
+    assert "0 answers, none of them accounted for" in invoke("show", tmp_path / "l.sqlite").output
+
+
+# 512 of 12,000 rows a step, 937 steps: privacy.md 4.6 has s = 1.9912 for epsilon 3 at delta 1e-5.
+RECORDS = ("--records", 12_000, "--batch-size", 512, "--delta", 1e-5)
+
+
+def planned(*words):
+    done = invoke("plan", *RECORDS, *words, "--format", "json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)["data"]
+
+
+def test_a_plan_finds_the_noise_for_so_many_rounds():
+    told = planned("--rounds", 40, "--epsilon", 3)
+    # 12,000/512 is 23.4, so an epoch is 24 steps and 40 rounds are 960: a little more noise than for 937
+    assert told["steps"] == 960
+    assert 1.9912 < told["noise_multiplier"] < 2.03
+    assert told["epsilon"] <= 3.0
+
+
+def test_a_plan_finds_the_rounds_that_an_epsilon_pays_for():
+    told = planned("--noise", 1.9912, "--epsilon", 3)
+    assert told["rounds"] == 39  # 936 steps; 960 would cost more than 3
+    assert told["epsilon"] <= 3.0
+    assert planned("--noise", 1.9912, "--rounds", 40)["epsilon"] > 3.0
+
+
+@pytest.mark.parametrize("words", [(), ("--rounds", 3), ("--rounds", 3, "--noise", 1, "--epsilon", 2)])
+def test_a_plan_needs_two_of_three(words):
+    done = invoke("plan", *RECORDS, *words)
+    assert done.exit_code == 2
+    assert "give two of them, the third is computed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--records", 100, "--rounds", 3, "--noise", 2, "--delta", 0.5), "delta=0.5"),
+        (("--records", 100, "--rounds", 3, "--epsilon", 99), "epsilon=99"),
+        (("--records", 100, "--noise", 0.3, "--epsilon", 0.1), "does not pay for one answer"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_a_sentence(words, sentence):
+    done = invoke("plan", *words)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+
+
+def test_the_sampled_events_of_a_plan_are_those_that_a_site_pays():
+    from privacy.mechanisms.dp_sgd import DpSgdTraining
+
+    told = planned("--rounds", 1, "--noise", 2, "--epochs", 3)
+    (event,) = DpSgdTraining(2.0, batch_size=512).fit_events(12_000, 3)
+    assert event == PoissonGaussian(told["sample_rate"], 2.0, told["steps"])
