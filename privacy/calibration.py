@@ -168,7 +168,7 @@ def _settled(cost: Callable[[float], float], epsilon: float, start: float) -> fl
                 f"epsilon={epsilon} is met with noise {LEAST_NOISE:g}, below which nothing is hidden: give a smaller "
                 "epsilon, or name the noise"
             )
-        low, high, stride = max(least, low - stride), low, 2 * stride
+        low, high, stride = max(least, low // 2, low - stride), low, 2 * stride
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
