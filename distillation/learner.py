@@ -12,8 +12,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from distillation.data import Samples
+from distillation.fixed_features import fixed_features
 from distillation.inputs import Inputs
 from distillation.losses import DISTIL_LOSSES
+from privacy.mechanisms.dp_sgd import DpSgdTraining
+from privacy.noise import Entropy, OsEntropy, SeededEntropy
 from strategies.soft_labels import LOG_FLOOR, Float32, Int64, SoftLabels, log_softmax
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -60,10 +63,30 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class TrainLog:
-    """What a phase did: optimiser steps, and the mean loss of its last epoch (a release where rows are private)."""
+    """What a phase did: optimiser steps, and the mean loss of its last epoch (a release where rows are private).
+
+    `loss` is NaN after training with DP-SGD: nobody looks at a private loss.
+    """
 
     steps: int
     loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateTraining:
+    """That private rows are learnt by DP-SGD, and where its noise comes from.
+
+    Attributes:
+        training: clipping, noise and batches.
+        seeded: noise from the seed of each phase: a simulation, NOT PRIVATE; else from the operating system.
+    """
+
+    training: DpSgdTraining
+    seeded: bool
+
+    def entropy(self, rng: torch.Generator) -> Entropy:
+        """Of the phase whose stream this is."""
+        return SeededEntropy(rng.initial_seed(), "dp-sgd") if self.seeded else OsEntropy()
 
 
 class TorchLearner:
@@ -76,6 +99,12 @@ class TorchLearner:
         proxy: the public rows; teachers and votes name rows of it.
         private: the site's own labelled rows; None for a server's student.
         device: where the model computes.
+        dp: how private rows are learnt if each of them is promised privacy; None: by plain gradients.
+
+    A model with a `fixed` part, which has no parameters, and a `head` learns by its head, on features made once.
+
+    Guarantees:
+        With `dp` no gradient of a private row reaches the weights but through privacy.dp_training.
     """
 
     def __init__(
@@ -86,14 +115,22 @@ class TorchLearner:
         proxy: Samples,
         private: Samples | None,
         device: torch.device,
+        dp: PrivateTraining | None = None,
     ) -> None:
         self.model = model.to(device)
-        self._training, self._inputs, self._device = training, inputs, device
+        self._training, self._inputs, self._device, self._dp = training, inputs, device, dp
         self._proxy, self._private = proxy, private
+        fixed = getattr(model, "fixed", None)
+        self._fixed: nn.Module | None = fixed if isinstance(fixed, nn.Module) else None
         extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
         self._optimizer = OPTIMIZERS[training.optimizer](
             self.model.parameters(), lr=training.lr, weight_decay=training.weight_decay, **extra
         )
+
+    @property
+    def records(self) -> int:
+        """How many private rows there are to learn."""
+        return 0 if self._private is None else len(self._private)
 
     def distil(self, teacher: SoftLabels, epochs: int, rng: torch.Generator) -> TrainLog:
         """Learn the teacher's answers on the proxy rows that it names.
@@ -101,15 +138,15 @@ class TorchLearner:
         Raises:
             Diverged: the loss is no longer finite.
         """
-        features = self._proxy.features[torch.from_numpy(teacher.rows)]
         target = torch.from_numpy(teacher.log_probs).to(self._device)
         loss, temperature = DISTIL_LOSSES[self._training.distil_loss], self._training.temperature
         return self._train(
-            features,
+            self._proxy.features,
             lambda logits, rows: loss(logits, target[rows], temperature),
             epochs,
             self._training.distil_lr,
             rng,
+            at=torch.from_numpy(teacher.rows),
         )
 
     def fit(
@@ -128,6 +165,8 @@ class TorchLearner:
         """
         if self._private is None or self._private.labels is None:
             raise ValueError("no labelled private rows to fit")
+        if self._dp is not None:
+            return self._fit_privately(self._private, self._private.labels, self._dp, epochs, rng)
         if tables is None or not len(tables.rows):
             return self._classify(self._private.features, self._private.labels, epochs, rng)
         labels = self._private.labels.to(self._device)
@@ -142,6 +181,40 @@ class TorchLearner:
             return F.cross_entropy(logits, own) + (known[own] * others).mean()
 
         return self._train(self._private.features, loss, epochs, self._training.lr, rng)
+
+    def _fit_privately(
+        self, private: Samples, labels: torch.Tensor, dp: PrivateTraining, epochs: int, rng: torch.Generator
+    ) -> TrainLog:
+        """Cross-entropy by DP-SGD; the cost is that of dp.training.fit_events, paid by the caller beforehand."""
+        from privacy.dp_training import DpSgd, fit_privately  # imports Opacus, which takes seconds
+
+        training, target = dp.training, labels.to(self._device)
+        steps = training.steps(len(private), epochs)
+        if not steps:
+            return TrainLog(0, math.nan)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._training.lr
+        prepared = self._prepared(private.features, None)
+        done = fit_privately(
+            self._learning,
+            self._optimizer,
+            records=len(private),
+            batch=lambda rows: prepared[rows] if prepared is not None else self._ready(private.features[rows]),
+            losses=lambda logits, rows: F.cross_entropy(logits, target[rows], reduction="none"),
+            spec=DpSgd(
+                training.noise_multiplier,
+                training.clip_norm,
+                training.sample_rate(len(private)),
+                steps,
+                training.clipping,
+                training.physical_batch,
+            ),
+            entropy=dp.entropy(rng),
+            device=self._device,
+        )
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise Diverged("the weights are not finite: lower lr")
+        return TrainLog(done.steps, math.nan)
 
     def class_tables(self) -> SoftLabels:
         """Row c: the mean softmax output on the private samples of class c; classes without samples have no row.
@@ -176,18 +249,20 @@ class TorchLearner:
         Raises:
             Diverged: an output is not finite.
         """
-        logits = self.logits(self._proxy.features[torch.from_numpy(rows)])
+        logits = self.logits(self._proxy.features, torch.from_numpy(rows))
         if not torch.isfinite(torch.from_numpy(logits)).all():
             raise Diverged("the model's outputs are not finite: lower lr")
         return SoftLabels.from_logits(rows, logits)
 
-    def logits(self, features: torch.Tensor) -> Float32:
-        """[n, classes] raw outputs on stored features."""
+    def logits(self, features: torch.Tensor, at: torch.Tensor | None = None) -> Float32:
+        """[n, classes] raw outputs on stored features, or on those `at` these numbers, in evaluation mode."""
+        kept = None if self._fixed is None else self._prepared(features, None)
+        rows = torch.arange(len(features)) if at is None else at
         self.model.eval()
         with torch.inference_mode():
             batches = [
-                self.model(self._inputs.tensor(part).to(self._device)).float().cpu()
-                for part in features.split(_PREDICT_BATCH)
+                self._learning(self._ready(features[part]) if kept is None else kept[part]).float().cpu()
+                for part in rows.split(_PREDICT_BATCH)
             ]
         outputs: Float32 = torch.cat(batches).numpy()
         return outputs
@@ -233,20 +308,22 @@ class TorchLearner:
         epochs: int,
         lr: float,
         rng: torch.Generator,
+        at: torch.Tensor | None = None,
     ) -> TrainLog:
-        """Epochs of shuffled batches; a fresh order every epoch, drawn from `rng`."""
+        """Epochs of shuffled batches of all rows, or of those `at` these numbers; a fresh order every epoch."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        small = len(features) * math.prod(self._inputs.shape) * 4 <= _PREPARE_LIMIT
-        prepared = self._inputs.tensor(features).to(self._device) if small else None
+        prepared = self._prepared(features, at)
+        count = len(features) if at is None else len(at)
         self.model.train()
         steps, losses = 0, [torch.zeros(())]
         for _ in range(epochs):
             losses = []
-            for rows in torch.randperm(len(features), generator=rng).split(self._training.batch_size):
-                batch = prepared[rows] if prepared is not None else self._inputs.tensor(features[rows])
+            for rows in torch.randperm(count, generator=rng).split(self._training.batch_size):
+                stored = rows if at is None else at[rows]
+                batch = prepared[rows] if prepared is not None else self._ready(features[stored])
                 self._optimizer.zero_grad(set_to_none=True)
-                loss = loss_of(self.model(batch.to(self._device)), rows.to(self._device))
+                loss = loss_of(self._learning(batch), rows.to(self._device))
                 loss.backward()
                 self._optimizer.step()
                 losses.append(loss.detach())
@@ -255,3 +332,28 @@ class TorchLearner:
         if not math.isfinite(mean):
             raise Diverged("the training loss is not finite: lower lr")
         return TrainLog(steps, mean)
+
+    @property
+    def _learning(self) -> nn.Module:
+        """The part of the model that has parameters."""
+        head = self.model.head if self._fixed is not None else self.model
+        assert isinstance(head, nn.Module)  # noqa: S101 - what has a fixed part has a head
+        return head
+
+    def _ready(self, features: torch.Tensor) -> torch.Tensor:
+        """Stored features as `_learning` takes them."""
+        inputs = self._inputs.tensor(features).to(self._device)
+        if self._fixed is None:
+            return inputs
+        with torch.no_grad():
+            made: torch.Tensor = self._fixed(inputs)
+        return made
+
+    def _prepared(self, features: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor | None:
+        """Rows as `_learning` takes them, all at once; None if they would take too much memory."""
+        if self._fixed is not None:
+            made = fixed_features(features, self._fixed, self._ready)
+            return made if made is None or at is None else made[at]
+        count = len(features) if at is None else len(at)
+        small = count * math.prod(self._inputs.shape) * 4 <= _PREPARE_LIMIT
+        return self._ready(features if at is None else features[at]) if small else None

@@ -38,8 +38,11 @@ def device_named(name: str) -> torch.device:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator of one named stream (torch's CPU generators use the low 32 bits of a seed)."""
-    return torch.Generator().manual_seed(seed % 2**32)
+    """A CPU generator of one named stream; `seed` has 64 bits, of which torch's CPU generators use the low 32.
+
+    Its `initial_seed()` still has all of them: simulated noise is made from that, and no two streams share any.
+    """
+    return torch.Generator().manual_seed(seed)
 
 
 @contextmanager

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from torch import nn
 
 from distillation.models.cnn import cnn
+from distillation.models.cnn_dp import cnn_opacus, cnn_tanh
 from distillation.models.cnn_small import cnn_small
 from distillation.models.linear import linear
 from distillation.models.mlp import mlp
 from distillation.models.resnet import resnet8, resnet20
+from distillation.models.scatter_cnn import scatter_cnn
+from distillation.models.scatter_linear import scatter_linear
 from distillation.runtime import initialised_from
 
 MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
@@ -22,6 +25,10 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "mlp": mlp,
     "cnn-small": cnn_small,
     "cnn": cnn,
+    "cnn-opacus": cnn_opacus,
+    "cnn-tanh": cnn_tanh,
+    "scatter-linear": scatter_linear,
+    "scatter-cnn": scatter_cnn,
     "resnet8": resnet8,
     "resnet20": resnet20,
 }
