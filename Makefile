@@ -19,7 +19,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes the tables and figures of the README; about two hours on two cores.
+# Writes the tables and figures of the README; several hours on two cores.
 bench: $(STAMP)
 	$(BIN)/python simulations/benchmarks/all.py
 

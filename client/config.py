@@ -114,6 +114,10 @@ class PolicySection(Section):
     max_answers: Annotated[int, Field(ge=1)]
     # What else may leave, see privacy.policy.RELEASES: "abstentions", "scores", "counts", "class-tables".
     release: list[Literal["abstentions", "scores", "counts", "class-tables"]] = []
+    # require: votes leave in a secure sum only. allow: also one by one, if the coordinator asks so.
+    secure_sum: Literal["allow", "require"] = "allow"
+    # The fewest sites that must stay in a sum that this site helps to open.
+    sum_threshold: Annotated[int, Field(ge=2)] = 2
 
 
 class SiteConfig(Section):
@@ -146,6 +150,11 @@ class SiteConfig(Section):
 
     @model_validator(mode="after")
     def _check_privacy(self) -> SiteConfig:
+        if self.privacy and self.selector:
+            raise ValueError(
+                f"selector.name={self.selector.name!r} looks at private rows, and [privacy] does not pay for where it "
+                "votes: take [selector] out, or take [privacy] out"
+            )
         if self.privacy and self.policy and self.policy.release:
             raise ValueError(
                 f"policy.release={self.policy.release} are statistics of private rows that [privacy] does not pay for: "

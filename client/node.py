@@ -1,10 +1,9 @@
-"""One site's answer to one plan. The only place that orders check -> count -> distil -> fit -> predict -> release."""
+"""One site's answer to one plan. The only place that orders check -> spend -> distil -> fit -> predict -> release."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,36 +11,34 @@ from typing import Any
 import numpy as np
 import torch
 
+from client.account import Account, Book
 from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
+from client.learners import Learner, check_learner, fresh_learner, noisy_votes
+from client.limits import check_again, check_plan
 from client.memory import Memory
+from client.promise import Promise, promise_of
+from client.refusing import refused, unreadable
+from client.secure import SecureSums, noisy_input
 from client.state import SiteState, StateError, StateStore
 from client.teaching import empty_table, teacher_of
 from distillation.data import Proxy, Samples, load_proxy
-from distillation.learner import Diverged, TorchLearner, Training
-from distillation.models import build_model
-from distillation.runtime import device_named, generator, single_thread
+from distillation.ensemble import Ensemble
+from distillation.learner import Diverged, TorchLearner
+from distillation.runtime import generator, single_thread
 from distillation.selectors import build_selector, selector_features
 from distillation.selectors.selector import Selection
-from privacy.policy import PolicyError, check
+from privacy.policy import PolicyError
 from strategies.believing import vote_symbols
 from strategies.codecs import link_named
-from strategies.envelope import WireError
-from strategies.messages import ClientReport, Refusal, RoundPlan
+from strategies.envelope import SUM_REQUEST, WireError, kind_of
+from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
 from strategies.tables import Table
-from strategies.wire import NO_RUN, decode_plan, encode_refusal, encode_report
+from strategies.wire import decode_plan, encode_report, plan_sha256
 
-log = logging.getLogger("consilium.node")
 _Taught = tuple[SoftLabels | None, Table | None]
-# What is wrong with a plan that cannot be read, as a refusal's code; anything else is unreadable.
-_UNREADABLE = {
-    "non_finite": "bad_teacher",
-    "not_simplex": "bad_teacher",
-    "rows": "unknown_rows",
-    "class_list": "wrong_classes",
-}
 
 
 class Node:
@@ -52,12 +49,36 @@ class Node:
         proxy: the public set.
         private: the site's rows.
         store: where its model survives.
+        ledger: file of what was paid, where the site's file promises privacy.
+        durable: whether the ledger must survive a power cut.
+
+    Raises:
+        SiteConfigError: a promise that cannot be kept.
     """
 
-    def __init__(self, config: SiteConfig, proxy: Proxy, private: Samples, store: StateStore) -> None:
+    def __init__(
+        self,
+        config: SiteConfig,
+        proxy: Proxy,
+        private: Samples,
+        store: StateStore,
+        ledger: Path | None = None,
+        *,
+        durable: bool = True,
+    ) -> None:
         self._config, self._proxy, self._private, self._store = config, proxy, private, store
+        self._promise = promise_of(config, len(private), len(proxy.classes))
+        self._book: Book | None = None
+        if self._promise is not None and config.privacy is not None:
+            if ledger is None:
+                raise ValueError(f"site {config.site!r} promises privacy and has no ledger: name its file")
+            again = config.privacy.lost == "pay-again"
+            self._book = Book(ledger, self._promise, config.site, pay_again=again, durable=durable)
         self._learner, self._last = self._remembered()
+        if self._promise is not None and not self._last.plan_sha256:
+            check_learner(config, proxy, self._promise)
         self._unsure = False
+        self._sums = SecureSums(self, config.policy, self._promise)
 
     @classmethod
     def open(cls, site_file: Path, *, proxy: Proxy | None = None, durable: bool = True) -> Node:
@@ -75,7 +96,9 @@ class Node:
         config, folder = load_site(site_file), site_file.parent
         proxy = proxy or load_proxy(folder / config.proxy)
         private = load_private(folder / config.private, config.target, proxy)
-        return cls(config, proxy, private, StateStore(folder / config.state, durable=durable))
+        store = StateStore(folder / config.state, durable=durable)
+        ledger = None if config.privacy is None else folder / config.privacy.ledger
+        return cls(config, proxy, private, store, ledger, durable=durable)
 
     @property
     def name(self) -> str:
@@ -88,9 +111,14 @@ class Node:
         return self._config
 
     @property
-    def learner(self) -> TorchLearner:
+    def learner(self) -> Learner:
         """The site's model; it never leaves, and simulations evaluate it on the side."""
         return self._learner
+
+    @property
+    def promise(self) -> Promise | None:
+        """What a private record may lose; None where nothing is promised."""
+        return self._promise
 
     def answer(self, blob: bytes) -> bytes:
         """Answer a plan with votes, or with a refusal whose code says why.
@@ -102,62 +130,95 @@ class Node:
             counted than the policy allows answers. The plan that was counted last is not counted again: if it failed,
             it gets the same code; if the process died or the disk refused, the same training, from the same model.
         """
+        if kind_of(blob) == SUM_REQUEST:
+            return self._sums.answer(blob)
         try:
-            plan = decode_plan(blob, len(self._proxy.samples), len(self._proxy.classes))
+            plan = self.read(blob)
         except WireError as error:
-            log.warning("plan refused: %s", error)
-            code = _UNREADABLE.get(error.reason, "unreadable_plan")
-            return encode_refusal(Refusal(self.name, 0, code), NO_RUN)
-        try:
-            return self._answer(plan, hashlib.sha256(blob).hexdigest())
-        except PolicyError as error:
-            log.warning("round %d refused: %s", plan.round, error)
-            code = error.code
-        except Diverged as error:
-            log.error("round %d failed: %s", plan.round, error)
-            code = "diverged"
-        except OSError as error:
-            log.error("round %d failed: the site's disk refused (%s)", plan.round, error)
-            code = "storage_error"
-        except Exception:  # what escapes would be sent to the coordinator with its text
-            log.exception("round %d failed", plan.round)
-            code = "internal_error"
-        return encode_refusal(Refusal(self.name, plan.round, code), plan.run)
+            return unreadable(self.name, error)
+        return self.answer_plan(plan, blob)
 
-    def _answer(self, plan: RoundPlan, plan_sha256: str) -> bytes:
+    def read(self, blob: bytes) -> RoundPlan:
+        """A plan for the public set that is installed here.
+
+        Raises:
+            WireError: it is none.
+        """
+        return decode_plan(blob, len(self._proxy.samples), len(self._proxy.classes))
+
+    def answer_plan(self, plan: RoundPlan, blob: bytes, *, summed: bool = False) -> bytes:
+        """The answer to a plan that was read; `summed`: it does not leave but masked, in a secure sum."""
+        try:
+            return self._answer(plan, plan_sha256(blob, plan), summed=summed)
+        except Exception as error:  # what escapes would be sent to the coordinator with its text
+            return refused(self.name, plan.run, plan.round, error)
+
+    @property
+    def last(self) -> SiteState:
+        """As the last answer, or step of a sum, left it; without the model."""
+        return self._last
+
+    def keep_sums(self, sums: bytes) -> None:
+        """Store this site's part in secure sums; model and last answer stay as they are.
+
+        Raises:
+            StateError, OSError: nothing was stored.
+        """
+        if self._unsure:
+            self._recall()
+        self._keep(sums=sums)
+
+    def _answer(self, plan: RoundPlan, asked_sha256: str, *, summed: bool) -> bytes:
         if self._unsure:
             self._recall()
         last = self._last
-        counted = plan_sha256 in (last.plan_sha256, last.counted_sha256)
-        self._check(plan, last.counted - counted)
-        if last.run == plan.run:
-            if last.round > plan.round:
-                raise PolicyError("stale_round", f"round {plan.round} after round {last.round} was answered")
-            if last.round == plan.round and last.plan_sha256 != plan_sha256:
-                raise PolicyError("conflicting_plan", f"a second, different plan for round {plan.round}")
-            if last.round == plan.round:
-                return last.answer
-        if counted and last.failed:
-            raise PolicyError(last.failed, "this very plan ended so before, and is not tried again")
+        counted = asked_sha256 in (last.plan_sha256, last.counted_sha256)
+        check_plan(plan, last.counted - counted, self._config, self._proxy, self._promise, summed=summed)
+        with self._account() as account:
+            if account is not None:
+                account.check(plan.ledger)
+                account.settle(last.spent, last.answer)
+            if last.run == plan.run:
+                if last.round > plan.round:
+                    raise PolicyError("stale_round", f"round {plan.round} after round {last.round} was answered")
+                if last.round == plan.round and last.plan_sha256 != asked_sha256:
+                    raise PolicyError("conflicting_plan", f"a second, different plan for round {plan.round}")
+                if last.round == plan.round:
+                    return last.answer
+            if counted and last.failed:
+                raise PolicyError(last.failed, "this very plan ended so before, and is not tried again")
+            return self._new_answer(plan, asked_sha256, account, counted=counted, summed=summed)
+
+    def _new_answer(
+        self, plan: RoundPlan, asked_sha256: str, account: Account | None, *, counted: bool, summed: bool
+    ) -> bytes:
+        """An answer that this site's state does not hold."""
+        last = self._last
         first = last.run != plan.run
         memory = Memory() if first else Memory.of_tensors(last.memory)
         # Whether a difference fits takes no private row to see. To choose among several teachers takes this site's own
         # votes, and so comes after the count.
         taught = self._taught(plan, memory) if len(plan.teachers) <= 1 else None
+        if account is not None and (sent := account.spend(plan, asked_sha256, first=first)) is not None:
+            check_again(summed=summed)
+            return sent
         try:
             if not counted:
-                self._keep(counted=last.counted + 1, counted_sha256=plan_sha256, failed="")
+                self._keep(counted=last.counted + 1, counted_sha256=asked_sha256, failed="")
             if first:
                 self._begin()
             report, memory = self._vote(plan, memory, taught, first=first)
+            report = report if account is None else replace(report, ledger=account.head)
             symbols = vote_symbols(report.soft_labels, plan.uplink)
-            answer = encode_report(report, plan, memory.sent, symbols)
+            answer = noisy_input(report, plan, self._promise, self._noise_seed(plan))
+            answer = answer or encode_report(report, plan, memory.sent, symbols)
             memory = self._sent(plan, report.soft_labels.rows, symbols, memory)
             self._keep(
                 run=plan.run,
                 round=plan.round,
-                plan_sha256=plan_sha256,
+                plan_sha256=asked_sha256,
                 answer=answer,
+                spent="" if account is None else account.spent,
                 learner=self._learner.state(),
                 memory=memory.tensors(),
             )
@@ -165,9 +226,20 @@ class Node:
             self._unsure = True  # half-trained; if even the disk fails now, the next answer begins by reading it
             with suppress(Exception):
                 self._recall()
-                self._close(plan_sha256, error)
+                self._close(asked_sha256, error)
             raise
+        if account is not None:
+            account.seal(answer)
         return answer
+
+    @contextmanager
+    def _account(self) -> Iterator[Account | None]:
+        """The site's ledger while one plan is answered; None where nothing is promised."""
+        if self._book is None:
+            yield None
+            return
+        with self._book.opened() as account:
+            yield account
 
     def _keep(self, **changed: Any) -> None:
         """Save the state with these fields changed; without `learner` the model is that of the last answer."""
@@ -179,23 +251,25 @@ class Node:
         # The weights are in the learner and on disk; a third copy would only cost memory.
         self._last = replace(state, learner={})
 
-    def _close(self, plan_sha256: str, error: BaseException) -> None:
+    def _close(self, asked_sha256: str, error: BaseException) -> None:
         """Write down how a counted plan failed, so that it trains only once.
 
         What the plan has no part in leaves it open: the process ends, the disk refuses, another process was here.
         """
         last = self._last
-        is_open = last.counted_sha256 == plan_sha256 != last.plan_sha256 and not last.failed
+        is_open = last.counted_sha256 == asked_sha256 != last.plan_sha256 and not last.failed
         if is_open and isinstance(error, Exception) and not isinstance(error, OSError | StateError):
             self._keep(failed="diverged" if isinstance(error, Diverged) else "internal_error")
 
     def preview(self) -> tuple[Selection, TorchLearner]:
-        """A fresh model after one local training, and where its selector would vote: nothing is stored or sent.
+        """A fresh model after one local training, and where its selector would vote: nothing is stored, sent or paid.
 
         Without a [selector] the k-means ratio on the inputs stands in: it says how much the proxy rows are like the
         site's own.
         """
-        learner, training = self.fresh(), self._config.training
+        training = self._config.training
+        learner = fresh_learner(self._config, self._proxy, self._private, None)
+        assert isinstance(learner, TorchLearner)  # noqa: S101 - without a promise it is
         if training.public_epochs and self._proxy.samples.labels is not None:
             learner.fit_public(training.public_epochs, self.rng("public", 0))
         learner.fit(max(1, training.warmup_epochs + training.local_epochs), self.rng("fit", 1))
@@ -206,19 +280,6 @@ class Node:
         """Back to the last answer's model."""
         self._learner, self._last = self._remembered()
         self._unsure = False
-
-    def _check(self, plan: RoundPlan, answered: int) -> None:
-        """Compare the plan with the site's own limits and public set, before any model or row is touched."""
-        releases = [*plan.wants, *(["class-tables"] if plan.subject == "classes" else [])]
-        check(self._config.limits(), plan.proxy_sha256, len(plan.ask_rows), answered, releases)
-        if plan.proxy_sha256 != self._proxy.sha256:
-            raise PolicyError("proxy_not_allowed", "the plan names another proxy set than the one installed here")
-        if plan.classes_sha256 != self._proxy.classes_sha256 or plan.classes != len(self._proxy.classes):
-            raise PolicyError("wrong_classes", "the plan's class list is not the one of the installed proxy set")
-        if "scores" in plan.wants and (self._config.selector is None or plan.subject == "classes"):
-            raise PolicyError("unsupported", "scores are of proxy rows, and only a site with a [selector] has them")
-        if len(plan.teachers) > 1 and plan.subject == "classes":
-            raise PolicyError("unsupported", "among several class tables there is no nearest one")
 
     def _begin(self) -> None:
         """First weights, and what precedes the first vote: FedMD's transfer phases; nothing by default."""
@@ -248,19 +309,29 @@ class Node:
         section = self._config.selector
         wanted = "" if section is None else section.model_dump_json()
         if memory.selector != wanted:  # once a run, after the first fit; and when the site's owner changed it
-            competence = None if section is None else self._competence(section, self._learner)
+            competence = None if section is None else self._competence(section, self._open_learner)
             memory = replace(memory, competence=competence, selector=wanted)
         competence = memory.competence
         rows = plan.ask_rows
         if competence is not None and self._config.abstains:
             rows = rows[competence.kept[rows]]
         scores = competence.scores[rows] if competence is not None and "scores" in plan.wants else None
-        votes = self._learner.predict(rows)
-        return ClientReport(self.name, plan.round, votes, scores=scores, counts=counts), memory
+        return ClientReport(self.name, plan.round, self._votes(plan, rows), scores=scores, counts=counts), memory
+
+    def _votes(self, plan: RoundPlan, rows: Int64) -> SoftLabels:
+        """What leaves of the model's outputs on proxy rows."""
+        promise, learner = self._promise, self._learner
+        # Where the noise is split among sites, it is put on when the answer is made.
+        if promise is None or promise.training or promise.split or not isinstance(learner, Ensemble):
+            return learner.predict(rows)
+        return noisy_votes(learner, rows, promise.mechanism, promise.drawn_noise(self._noise_seed(plan)))
+
+    def _noise_seed(self, plan: RoundPlan) -> int:
+        return stream_seed(self._config.seed, "noise", self.name, plan.run, plan.round)
 
     def _tables(self, plan: RoundPlan) -> SoftLabels:
         """Mean outputs on the private rows of each asked class that there are rows of."""
-        tables = self._learner.class_tables()
+        tables = self._open_learner.class_tables()
         asked = np.isin(tables.rows, plan.ask_rows)
         return SoftLabels(tables.rows[asked], tables.log_probs[asked])
 
@@ -277,14 +348,19 @@ class Node:
         """Digest the last teacher, then revisit the private rows, so that the vote shows the model after them."""
         training = self._config.training
         if plan.subject == "classes":
-            self._learner.fit(
-                training.local_epochs, self.rng("fit", plan.round), tables=teacher, table_weight=training.table_weight
-            )
+            rng, weight = self.rng("fit", plan.round), training.table_weight
+            self._open_learner.fit(training.local_epochs, rng, tables=teacher, table_weight=weight)
             return
         if teacher is not None and len(teacher.rows) and training.distil_epochs:
             self._learner.distil(teacher, training.distil_epochs, self.rng("distil", plan.round))
         if training.local_epochs:
             self._learner.fit(training.local_epochs, self.rng("fit", plan.round))
+
+    @property
+    def _open_learner(self) -> TorchLearner:
+        """The model of a site that releases statistics of its rows, which none does that promises privacy."""
+        assert isinstance(self._learner, TorchLearner)  # noqa: S101 - SiteConfig refuses the one with the other
+        return self._learner
 
     def _competence(self, section: SelectorSection, learner: TorchLearner) -> Selection:
         """What a selector says of every proxy row."""
@@ -308,28 +384,11 @@ class Node:
         """
         return generator(stream_seed(self._config.seed, phase, self.name, round_))
 
-    def fresh(self) -> TorchLearner:
+    def fresh(self) -> Learner:
         """The site's model before its first round, always the same one."""
-        config = self._config
-        model = build_model(
-            config.model,
-            tuple(self._proxy.inputs.shape),
-            len(self._proxy.classes),
-            stream_seed(config.seed, "model", config.site),
-        )
-        settings = config.training.model_dump(
-            exclude={"distil_epochs", "local_epochs", "public_epochs", "warmup_epochs", "restart", "table_weight"}
-        )
-        return TorchLearner(
-            model,
-            Training(**settings),
-            self._proxy.inputs,
-            self._proxy.samples,
-            self._private,
-            device_named(config.device),
-        )
+        return fresh_learner(self._config, self._proxy, self._private, self._promise)
 
-    def _remembered(self) -> tuple[TorchLearner, SiteState]:
+    def _remembered(self) -> tuple[Learner, SiteState]:
         """The model as the last answer left it, or a fresh one."""
         learner, state = self.fresh(), self._store.load() or SiteState()
         if state.plan_sha256:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from distillation.export import locked, write_atomically
 
-_SCHEMA = "4"
+_SCHEMA = "5"
 _MEMORY = "memory."
 
 
@@ -33,8 +33,10 @@ class SiteState:
         failed: the code that it was refused with; "" where it was answered, is under way, or died with its process.
         revision: how often the state was saved: two processes of one site notice each other by it.
         answer: the bytes that were sent; the same plan again gets the same ones.
+        spent: what paid for them: number and key of a row of the site's ledger, "" where nothing did.
         learner: what TorchLearner.state() returned after that answer; empty before the first.
         memory: what else the site remembers of this run, as named tensors: see client.memory.
+        sums: this site's part in secure sums, keys and shares among it: see client.secure.
     """
 
     run: str = ""
@@ -45,8 +47,10 @@ class SiteState:
     failed: str = ""
     revision: int = 0
     answer: bytes = b""
+    spent: str = ""
     learner: Mapping[str, torch.Tensor] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    sums: bytes = field(default=b"", repr=False)
 
 
 class StateStore:
@@ -73,6 +77,7 @@ class StateStore:
         if told is None:
             return None
         try:
+            sums = tensors.pop("sums").numpy().tobytes()
             return SiteState(
                 told["run"],
                 int(told["round"]),
@@ -82,8 +87,10 @@ class StateStore:
                 told["failed"],
                 int(told["revision"]),
                 tensors.pop("answer").numpy().tobytes(),
+                told["spent"],
                 {key: value for key, value in tensors.items() if not key.startswith(_MEMORY)},
                 {key.removeprefix(_MEMORY): value for key, value in tensors.items() if key.startswith(_MEMORY)},
+                sums,
             )
         except (KeyError, ValueError) as error:
             raise self._broken(error) from error
@@ -107,10 +114,12 @@ class StateStore:
             "counted_sha256": state.counted_sha256,
             "failed": state.failed,
             "revision": str(state.revision),
+            "spent": state.spent,
         }
-        answer = torch.tensor(np.frombuffer(state.answer, np.uint8))
+        said = {"answer": state.answer, "sums": state.sums}
+        told_bytes = {name: torch.tensor(np.frombuffer(data, np.uint8)) for name, data in said.items()}
         memory = {f"{_MEMORY}{key}": value for key, value in state.memory.items()}
-        data = save({**state.learner, **memory, "answer": answer}, told)
+        data = save({**state.learner, **memory, **told_bytes}, told)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._path.with_name("lock")):
             found, _ = self._read(only_told=True)

@@ -143,11 +143,13 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
     if told["mode"] == "count":
         console.print(f"  {told['answers']} answers, none of them accounted for", highlight=False)
         return
+    from privacy.statement import shown
+
     promise = f"{told['unit']}, {told['adjacency'].replace('_', '-')}, composed by {told['mode']}"
-    total = f"epsilon {told['epsilon_total']:.4g} at delta {told['delta_total']:.4g}"
-    charged = f"epsilon {told['epsilon_charged']:.4g} at delta {told['delta_charged']:.4g}"
+    total = f"epsilon {shown(told['epsilon_total'])} at delta {told['delta_total']:.4g}"
+    charged = f"epsilon {shown(told['epsilon_charged'])} at delta {told['delta_charged']:.4g}"
     console.print(f"  total    {total}; {promise}", highlight=False, soft_wrap=True)
-    alone = f"the answers given so far alone would cost {told['epsilon_of_releases']:.4g}"
+    alone = f"the answers given so far alone would cost {shown(told['epsilon_of_releases'])}"
     console.print(f"  charged  {charged}; {alone}", highlight=False, soft_wrap=True)
     left = told["answers_left"]
     more = "none was given yet" if left is None else f"{left} more like the last one"

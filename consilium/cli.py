@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from consilium import studies, sweeps
+from consilium import audits, studies, sweeps
 from consilium.budget import budget_app
 from consilium.display import RunView, print_comparison, print_next
 from consilium.exits import DEGRADED, FAILED, INTERRUPTED, Format, exit_codes, print_json
@@ -121,6 +121,7 @@ def deploy_local(
 
 sweeps.add_to(app)
 app.add_typer(budget_app, name="budget")
+audits.add_to(app)
 studies.add_to(app)  # here, so that --help begins with the commands above
 
 

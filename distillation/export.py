@@ -43,6 +43,8 @@ class StudentCard:
         round: the round after which these weights were taken.
         accuracy, macro_f1: on the held-out test rows; None where nobody could judge.
         proxy_sha256: the public rows it was distilled on.
+        privacy: what the records that its teachers learnt were promised, as a whole sentence; "" where nothing was, or
+            where the coordinator alone wrote the card and cannot know.
     """
 
     model: str
@@ -51,6 +53,7 @@ class StudentCard:
     accuracy: float | None
     macro_f1: float | None
     proxy_sha256: str
+    privacy: str = ""
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -119,6 +122,18 @@ def save_student(folder: Path, stem: str, model: nn.Module, inputs: Inputs, card
     write_atomically(folder / f"{stem}.json", text.encode(), durable=True)
 
 
+def state_privacy(folder: Path, stem: str, statement: str) -> None:
+    """Write what was promised into a student's card; nothing where there is no such student.
+
+    Raises:
+        OSError: the disk refuses; the card is as before.
+    """
+    path = folder / f"{stem}.json"
+    if path.is_file():
+        told = {**json.loads(path.read_text()), "privacy": statement}
+        write_atomically(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), durable=True)
+
+
 class Student:
     """A student read back from its files."""
 
@@ -183,6 +198,7 @@ def load_student(path: Path | str) -> Student:
             data["accuracy"],
             data["macro_f1"],
             data["proxy_sha256"],
+            data.get("privacy", ""),
         )
         said = data["weights_sha256"]
     except (KeyError, TypeError, ValueError) as error:

@@ -142,8 +142,6 @@ class Ledger:
         """A random UUID, public; it says nothing of the data."""
         return self._tally.data_set
 
-    # ---- paying
-
     def plan(self, name: str, events: Sequence[Event], delta: float | None = None) -> None:
         """Mode "plan": reserve and charge all releases of a plan, before the first of them.
 
@@ -208,16 +206,18 @@ class Ledger:
         return Token(seq, key, wanted)
 
     def unsealed(self, seq: int, key: bytes) -> Token | None:
-        """The token of row `seq` for whoever kept the bytes that it paid for and died before they were sealed.
+        """The token of row `seq`, for whoever kept the bytes that it paid for; None: sealed, or in a child not here.
 
-        Returns:
-            None: it is sealed, or there is no such release here.
+        Raises:
+            LedgerRolledBack: nothing here was paid for by that row and key.
         """
         self._catch_up()
         release = self._tally.release_at(seq)
-        if release is None or release.sealed or release.key != key:
-            return None
-        return Token(release.seq, release.key, release.events)
+        if release is None or release.key != key:
+            if self._tally.parent:
+                return None
+            raise self._rolled_back(f"has no release at row {seq} that this site paid for")
+        return None if release.sealed else Token(release.seq, release.key, release.events)
 
     def store(self, token: Token, payload: bytes) -> Head:
         """Keep the bytes of a release and seal it: one transaction.
@@ -240,8 +240,6 @@ class Ledger:
             self._chain.keep_payload(head.seq, payload)
         self._catch_up()
         return head
-
-    # ---- what others may ask
 
     def head(self) -> Head:
         """Where the chain ends."""
@@ -329,8 +327,6 @@ class Ledger:
         """
         self._catch_up()
         return 0 if self._tally.child else left_of(self._tally, merged(events), plan)
-
-    # ---- how it is done
 
     @contextmanager
     def _writing(self) -> Iterator[Tally]:

@@ -26,7 +26,8 @@ class Failure:
 
     Attributes:
         reason: from a fixed list: strategies.envelope.REASONS for answers that are not believed, `refused_` and a
-            code of strategies.messages.REFUSALS, or `no_reply`, `late`, `crashed`, `transport`.
+            code of strategies.messages.REFUSALS, `secure_sum` for a message of a secure sum that is not believed, or
+            `no_reply`, `late`, `crashed`, `transport`.
         detail: a sentence for the operator; nothing that the sender wrote stands in it but numbers.
     """
 

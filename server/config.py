@@ -9,7 +9,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from distillation.learner import Training
+from server.client_sum import ClientSumSettings, SplitSumSettings
 from server.exchange import Exchange
+from server.plain_mean import noise_misfits, sum_misfits
 from strategies.aggregators import build_aggregator
 
 
@@ -43,6 +45,8 @@ class FederationConfig(_Settings):
         device: auto, cpu or cuda.
         timeout_s: of one exchange.
         keep_votes: keep every believed report beside the checkpoint, for `consilium forget`.
+        client_sum: what the teacher promises each client; None: nothing.
+        split_sum: what the sites promise who split that noise among them; None: nothing.
     """
 
     exchange: Exchange
@@ -56,11 +60,28 @@ class FederationConfig(_Settings):
     device: str
     timeout_s: float
     keep_votes: bool = False
+    client_sum: ClientSumSettings | None = None
+    split_sum: SplitSumSettings | None = None
 
     @model_validator(mode="after")
     def _has_something_to_say(self) -> Self:
         if self.student.speaks and not self.has_student:
             raise ValueError("student.speaks=true needs a student, and class tables teach none: set it to false")
+        return self
+
+    @model_validator(mode="after")
+    def _can_sum(self) -> Self:
+        named = f"aggregator {self.aggregator!r}"
+        told = self.exchange
+        misfits = sum_misfits(
+            self.rule(), named, uplink=told.uplink, mode=told.mode, choice=told.choice, keep_votes=self.keep_votes
+        )
+        if self.split_sum is not None and not told.secure_sum:
+            raise ValueError("split_sum needs secure_sum=true: alone, a site's share of the noise hides nothing")
+        private = noise_misfits(self.rule(), named, mode=told.mode, choice=told.choice, keep_votes=self.keep_votes)
+        for bad, why in (*(misfits if told.secure_sum else ()), *(private if self.client_sum else ())):
+            if bad:
+                raise ValueError(why)
         return self
 
     @property

@@ -12,11 +12,13 @@ from distillation.export import StudentCard, save_student, write_table
 from distillation.learner import TorchLearner
 from distillation.runtime import single_thread
 from server.checkpoint import Judged, Progress, RoundMetrics, load_progress, save_progress
+from server.client_sum import ClientSumRule
 from server.config import FederationConfig
 from server.links import News
 from server.rounds import Cohort, QuorumError, RoundResult, run_rounds
 from server.standing import Standing
 from server.student_job import build_student, predicted, scores, teach, teacher_accuracy
+from server.sum_store import SumStore
 from server.votes import VoteStore
 from strategies.aggregator import Ballot
 from strategies.messages import ClientReport
@@ -76,15 +78,19 @@ def coordinate(
         if votes is not None:
             votes.keep(report, ballot)
 
+    noise = config.client_sum
+    ledger = Path(noise.ledger) if noise is not None and noise.ledger else checkpoint.with_name("ledger.sqlite")
     rounds = run_rounds(
         cohort,
-        config.rule(),
+        config.rule() if noise is None else ClientSumRule(config.rule(), noise, config.exchange, ledger),
         config.exchange,
         config.rounds,
         done=len(progress.rounds),
         standing=progress.standing,
         speak=speak,
         keep=keep,
+        sums=SumStore(checkpoint.with_name("secure-sum.json")) if config.exchange.secure_sum else None,
+        split=None if config.split_sum is None else config.split_sum.mechanism(config.exchange.classes),
     )
     started = time.perf_counter()
     write_metrics(out / "metrics.csv", progress.rounds)

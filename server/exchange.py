@@ -29,6 +29,7 @@ class Exchange:
         mode: `sync`: a reply after the deadline is lost; `async`: it counts in the round in which it comes.
         staleness: exponent a of a late vote's weight (1 + rounds late)^-a.
         patience: rounds after which a late answer is no longer waited for, and its client is asked again.
+        secure_sum: votes come as one masked sum: see server.secure_round.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Exchange:
     mode: Literal["sync", "async"] = "sync"
     staleness: float = 0.5
     patience: int = 5
+    secure_sum: bool = False
 
     @property
     def universe(self) -> int:

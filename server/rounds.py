@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import chain
-from typing import Protocol
 
 import numpy as np
 
+from privacy.mechanisms.distributed_sum import DistributedClientSum
 from server.checks import Failure, check_answer
 from server.exchange import Exchange
 from server.late import Awaited, late_rows, together
-from server.links import Links, News
+from server.links import Links
+from server.plain_mean import outcome_of
 from server.planning import encode_plans, make_plans, published, round_rows
+from server.replies import Cohort as Cohort
+from server.replies import QuorumError as QuorumError
+from server.replies import Reply as Reply
+from server.replies import Tally
+from server.secure_round import SecureRounds
 from server.standing import Standing
+from server.sum_store import SumStore
 from strategies.aggregator import Aggregator, Ballot, Outcome, traits_of, voters_needed
 from strategies.disagreement import DisagreementMeter
 from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
 from strategies.selection import count_of, participants
 from strategies.soft_labels import Int64, SoftLabels
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the network says of one asked client: its bytes, or why there are none.
-
-    Attributes:
-        round: of the plan that it answers; 0: the one that was just sent.
-    """
-
-    client: str
-    payload: bytes | Failure
-    round: int = 0
-
-
-class Cohort(Protocol):
-    """The network, as one method."""
-
-    @property
-    def clients(self) -> Sequence[str]:
-        """Everybody who can be asked, by name."""
-        ...
-
-    def ask(self, plans: Mapping[str, bytes]) -> Iterator[Reply]:
-        """Send each client its plan; one reply each, as they arrive, within the cohort's own deadline.
-
-        Equal plans are the same object. A cohort that can still hear an answer after its deadline yields it among
-        those of a later round, with the round that it belongs to.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,20 +53,6 @@ class RoundResult:
     download_bytes: int
 
 
-class QuorumError(RuntimeError):
-    """Too few usable answers, or no row with enough voters; the round, and with it the run, has failed.
-
-    Attributes:
-        lost: clients that must be told everything when the run is resumed, else they would refuse again.
-    """
-
-    def __init__(self, round_: int, reason: str, failures: tuple[Failure, ...], lost: Collection[str] = ()) -> None:
-        self.round, self.failures, self.lost = round_, failures, frozenset(lost)
-        named = ", ".join(f"{failure.client} ({failure.reason})" for failure in failures[:20])
-        more = f" and {len(failures) - 20} more" if len(failures) > 20 else ""
-        super().__init__(f"round {round_}: {reason}" + (f"; without one: {named}{more}" if failures else ""))
-
-
 class RuleError(RuntimeError):
     """Somebody's own rule failed; the message says which one and how to try it."""
 
@@ -98,21 +61,6 @@ class RuleError(RuntimeError):
 Speak = Callable[[SoftLabels], SoftLabels]
 # Told of every report as it counts, with the ballot that it counts in; `consilium forget` works on what was kept.
 Keep = Callable[[ClientReport, Ballot], None]
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What one round's replies amounted to, counted while they stream through."""
-
-    news: News = field(default_factory=News)
-    replies: int = 0
-    late: int = 0
-    upload_bytes: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-    def sorted_failures(self) -> tuple[Failure, ...]:
-        """By client, so that their order of arrival cannot matter."""
-        return tuple(sorted(self.failures, key=lambda failure: failure.client))
 
 
 def run_rounds(
@@ -125,6 +73,8 @@ def run_rounds(
     standing: Standing | None = None,
     speak: Speak = lambda teacher: teacher,
     keep: Keep = lambda report, ballot: None,
+    sums: SumStore | None = None,
+    split: DistributedClientSum | None = None,
 ) -> Iterator[RoundResult]:
     """Run rounds `done` + 1 to `rounds`; checkpoint, metrics and logs are the caller's loop.
 
@@ -132,6 +82,8 @@ def run_rounds(
         done, standing: where a resumed run stands: rounds finished, and what the last one left.
         speak: asked before every round what the clients are told of the last teacher.
         keep: told of every report as the rule gets it: in a round with late answers, put together by client.
+        sums: where a secure sum that is about to be opened is kept; None: nowhere.
+        split: the mechanism whose noise is in the sites' inputs to secure sums; None: none is.
 
     Raises:
         QuorumError: too few usable answers in a round, or no row with enough voters; in mode `async`, too few that are
@@ -149,10 +101,11 @@ def run_rounds(
     standing = standing or Standing.new(exchange)
     awaited = Awaited()
     wants = traits_of(aggregator).needs
+    secure = SecureRounds(exchange, sums, split)
     for round_ in range(done + 1, rounds + 1):
         rows = round_rows(exchange, standing, round_)
         ask_rows = rows if standing.cache is None else standing.cache.stale(rows, round_)
-        tally = _Tally()
+        tally = Tally()
         chosen = participants(exchange.seed, round_, cohort.clients, exchange.participation)
         asked = tuple(name for name in chosen if name not in awaited.pending)
         spoken = None if standing.teacher is None else speak(standing.teacher)
@@ -160,11 +113,18 @@ def run_rounds(
         plans = make_plans(exchange, standing, links, spoken, round_, asked, ask_rows, wants)
         encoded = encode_plans(plans, links.heads)
         voices, busy = len(asked) + len(awaited.pending), bool(awaited.pending)
-        reports = _believable(cohort, exchange, links, plans, encoded, round_, awaited.pending, tally)
-        ballot, reports = _ballot(exchange, reports, ask_rows, voices, round_, awaited)
-        meter = DisagreementMeter(ballot) if standing.disagreement is not None else None
-        heard = _kept(reports if meter is None else meter.listen(reports), ballot, keep)
-        outcome = _outcome(aggregator, standing, ballot, heard)
+        meter: DisagreementMeter | None = None
+        if exchange.secure_sum and len(ask_rows):
+            after = participants(exchange.seed, round_ + 1, cohort.clients, exchange.participation)
+            mean = secure.mean(cohort, plans, encoded, tally, after if round_ < rounds else ())
+            ballot, _ = _ballot(exchange, iter(()), ask_rows, voices, round_, awaited)
+            outcome: Outcome | None = outcome_of(aggregator, standing.state, ballot, mean)
+        else:
+            reports = _believable(cohort, exchange, links, plans, encoded, round_, awaited.pending, tally)
+            ballot, reports = _ballot(exchange, reports, ask_rows, voices, round_, awaited)
+            meter = DisagreementMeter(ballot) if standing.disagreement is not None else None
+            heard = _kept(reports if meter is None else meter.listen(reports), ballot, keep)
+            outcome = _outcome(aggregator, standing, ballot, heard)
         tally.failures.extend(awaited.closed(round_, exchange.patience))
         waited = (busy or bool(awaited.pending)) and standing.teacher is not None
         awaited.silent = 0 if tally.replies else awaited.silent + 1
@@ -184,7 +144,7 @@ def run_rounds(
             tally.late,
             tally.sorted_failures(),
             tally.upload_bytes,
-            sum(map(len, encoded.values())),
+            tally.download_bytes,
         )
 
 
@@ -196,7 +156,7 @@ def _believable(
     encoded: Mapping[str, bytes],
     round_: int,
     pending: dict[str, RoundPlan],
-    tally: _Tally,
+    tally: Tally,
 ) -> Iterator[ClientReport]:
     """The usable reports as they arrive, one a plan; everything else is counted as a failure.
 
@@ -204,6 +164,7 @@ def _believable(
         pending: plans of earlier rounds; those that are answered leave it, those that will be answered late join it.
     """
     waiting = dict(plans)
+    tally.download_bytes += sum(map(len, encoded.values()))
     for reply in cohort.ask(encoded):
         late = reply.round not in (0, round_)
         plan = (pending if late else waiting).get(reply.client)
@@ -220,9 +181,7 @@ def _believable(
         before = links.heard.get(reply.client)
         checked = check_answer(reply.client, reply.payload, plan, before)
         if isinstance(checked, Failure):
-            if checked.reason in ("base", "refused_need_key"):
-                tally.news.lost.add(reply.client)
-            tally.failures.append(checked)
+            tally.failed(checked)
             continue
         tally.news.answered(plan, checked, before, exchange.universe)
         tally.replies += 1
@@ -321,14 +280,14 @@ class _Watched:
 def _own_part(part: object) -> str | None:
     """module:Name of the first of a rule's parts that is not ours."""
     kind = type(part)
-    if not kind.__module__.startswith("strategies."):
+    if not kind.__module__.startswith(("strategies.", "server.")):
         return f"{kind.__module__}:{kind.__qualname__}"
     inner = (getattr(part, field.name) for field in fields(part)) if is_dataclass(part) else ()
     parts = (one for one in inner if any(hasattr(one, method) for method in ("aggregate", "weights", "sharpen")))
     return next((found for found in map(_own_part, parts) if found is not None), None)
 
 
-def _check_replies(exchange: Exchange, tally: _Tally, voices: int, round_: int, awaited: Awaited, waited: bool) -> None:
+def _check_replies(exchange: Exchange, tally: Tally, voices: int, round_: int, awaited: Awaited, waited: bool) -> None:
     """Whether enough answers were usable; those that may still come count like them, but one at least has come.
 
     Args:
@@ -354,7 +313,7 @@ def _check_replies(exchange: Exchange, tally: _Tally, voices: int, round_: int, 
     raise QuorumError(round_, reason, tally.sorted_failures(), tally.news.lost)
 
 
-def _no_teacher(ballot: Ballot, tally: _Tally) -> QuorumError:
+def _no_teacher(ballot: Ballot, tally: Tally) -> QuorumError:
     reason = (
         f"none of {len(ballot.rows)} rows is left for the teacher; a row needs {ballot.needed} voters "
         "(strategy.row_quorum) who keep it (client.selector) and do not tie (ambiguity)"

@@ -13,6 +13,7 @@ import torch
 
 from client.node import Node
 from distillation.data import Proxy, Samples, load_samples
+from distillation.ensemble import Ensemble
 from distillation.export import write_atomically
 from distillation.learner import TorchLearner, Training
 from distillation.models import build_model
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from simulations.prepared import Setup, View
 
 
-def accuracy(learner: TorchLearner, test: Samples) -> float:
+def accuracy(learner: TorchLearner | Ensemble, test: Samples) -> float:
     """Share of test rows whose likeliest class is the true one."""
     assert test.labels is not None  # noqa: S101 - prepare_study always labels the test rows
     return float((learner.logits(test.features).argmax(axis=1) == test.labels.numpy()).mean())

@@ -123,6 +123,9 @@ def parse_config(raw: Mapping[str, Any], base: Path | str) -> ExperimentConfig:
     if config.data.path:
         data = config.data.model_copy(update={"path": str((Path(base) / config.data.path).resolve())})
         config = config.model_copy(update={"data": data})
+    if config.privacy is not None and config.privacy.ledgers:
+        kept = config.privacy.model_copy(update={"ledgers": str((Path(base) / config.privacy.ledgers).resolve())})
+        config = config.model_copy(update={"privacy": kept})
     return config
 
 

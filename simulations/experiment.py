@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distillation.data import load_proxy, load_samples
-from distillation.export import write_atomically
+from distillation.export import state_privacy, write_atomically
 from distillation.learner import Diverged
 from server.checkpoint import load_progress
 from server.coordinator import coordinate
@@ -114,6 +114,9 @@ def _run(setup: Setup, view: View, started: float) -> dict[str, Any]:
     progress = load_progress(checkpoint, setup.federation)
     told = summary(setup, progress, baselines, each, failed, time.perf_counter() - started)
     write_atomically(out / "run.json", (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+    if (most := (told["privacy"] or {}).get("max")) is not None:
+        for stem in ("student", "student-best"):
+            state_privacy(out, stem, most["statement"])
     view.phase("writing the report")
     write_report(out)
     if other is not None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,10 @@ from simulations.attacks.replay import Replay
 from simulations.config import ConfigError, ExperimentConfig
 from simulations.engines.cohorts import liars_of, rehearse, there
 from simulations.prepared import Setup, run_id
+from simulations.promises import calibrated, misfits, section_of
 from simulations.sections import AttackSection
 from simulations.study import Study, prepare_study
+from simulations.sums import client_sum_of, secure_misfits, split_sum_of
 from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import build_aggregator
 from strategies.codecs import Link, link_named
@@ -50,7 +53,8 @@ def check_config(config: ExperimentConfig) -> None:
         from distillation.selectors import build_selector
 
         _part("client.selector", lambda: build_selector(selector.name, selector.settings))
-    for bad, why in _misfits(config, rule, uplink, downlink, attack):
+    unfit = (_misfits(config, rule, uplink, downlink, attack), misfits(config, rule), secure_misfits(config, rule))
+    for bad, why in chain(*unfit):
         if bad:
             raise ConfigError(why)
     for name, section in (("client", config.client), ("student", config.student)):
@@ -229,12 +233,12 @@ def _student_model(config: ExperimentConfig, study: Study) -> str:
 def _site(
     config: ExperimentConfig, study: Study, name: str, model: str, out: Path, release: Sequence[Any]
 ) -> SiteConfig:
-    client = config.client
+    client, state = config.client, out.resolve() / "checkpoint" / "sites" / name
     return SiteConfig(
         site=name,
         private="private.safetensors",
         proxy=str(study.proxy),
-        state=str(out.resolve() / "checkpoint" / "sites" / name),
+        state=str(state),
         seed=config.federation.seed,
         device=config.federation.device,
         model=model,
@@ -253,7 +257,9 @@ def _site(
             max_rows_per_round=max(config.federation.rows_per_round, len(study.classes)),
             max_answers=config.federation.rounds,
             release=list(release),
+            secure_sum="require" if config.strategy.secure_sum else "allow",
         ),
+        privacy=section_of(config, name, state),
     )
 
 
@@ -319,6 +325,7 @@ def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = (
             mode=federation.mode,
             staleness=federation.staleness,
             patience=federation.patience,
+            secure_sum=config.strategy.secure_sum,
         ),
         rounds=federation.rounds,
         clients=federation.clients,
@@ -337,11 +344,14 @@ def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = (
         device=federation.device,
         timeout_s=federation.timeout_s,
         keep_votes=federation.keep_votes,
+        client_sum=client_sum_of(config),
+        split_sum=split_sum_of(config),
     )
     setup = Setup(config, study, settings, models, out)
     release = _releases(config, tuple(rules) or (rule_of(config),))
     for name, path in setup.site_files.items():
-        write_site(path, _site(config, study, name, models[name], out, release))
+        site = _site(config, study, name, models[name], out, release)
+        write_site(path, calibrated(site, setup.sizes[name], len(study.classes)))
     return setup
 
 

@@ -63,6 +63,11 @@ class Setup:
         """Private rows of each site."""
         return dict(zip(self.study.names, self.study.sizes, strict=True))
 
+    @property
+    def states(self) -> dict[str, Path]:
+        """Folder of each site's model and, in a private run, of its ledger."""
+        return {name: self.out.resolve() / "checkpoint" / "sites" / name for name in self.study.names}
+
 
 class RunFailed(RuntimeError):
     """The run ended without a result: quorum, platform or abort; what was done is in the folder of results."""
@@ -74,8 +79,14 @@ class RunFailed(RuntimeError):
 
 def run_id(config: ExperimentConfig, proxy_sha256: str) -> str:
     """32 hex digits: the same for a resumed run, another for another experiment."""
-    kept = {key: value for key, value in _flat(config).items() if key not in {*FREE, "data.path"}}
+    kept = {key: value for key, value in _flat(config).items() if key not in {*_free(config), "data.path"}}
     return hashlib.sha256((json.dumps(kept, sort_keys=True) + proxy_sha256).encode()).hexdigest()[:32]
+
+
+def _free(config: ExperimentConfig) -> frozenset[str]:
+    """What a resumed run may change: with a promise not how many rounds the budget is for."""
+    promises = config.privacy is not None and config.privacy.promises
+    return FREE - {"federation.rounds"} if promises else FREE
 
 
 def claim(out: Path, config: ExperimentConfig, resume: bool) -> bool:
@@ -99,7 +110,8 @@ def _claimed(out: Path, config: ExperimentConfig, resume: bool) -> bool:
         refuse_lost(out)
         before = _flat(read_config(out))
         after = _flat(config)
-        changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in FREE]
+        free = _free(config)
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in free]
         if changed:
             raise ConfigError(
                 f"{out} was begun with another {', '.join(changed)}: resume with the same configuration, "

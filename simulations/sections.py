@@ -123,6 +123,9 @@ class StrategySection(Section):
     cache_rounds: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     # Voters that a row needs to be in the teacher: a number, or a share of the asked clients (then at least two).
     row_quorum: Annotated[int | float, BeforeValidator(lambda value: _amount(value, "clients"))] = 0.3
+    # The coordinator sees the sum of all votes and no single one; a third of the clients may be gone. Two exchanges a
+    # round, and rules that follow from the mean alone.
+    secure_sum: bool = False
 
     @field_validator("aggregator", mode="before")
     @classmethod

@@ -18,6 +18,8 @@ from strategies.soft_labels import Float64, Int64
 
 MAGIC, VERSION = b"CNSL", 3
 PLAN, REPORT, REFUSAL = 1, 2, 3
+# Their bodies are those of client.sum_wire: what they carry is no strategy's.
+SUM_REQUEST, SUM_ANSWER, SUM_INPUT = 4, 5, 6
 HEAD = struct.Struct("<4sBBI")
 
 # Why bytes, or the votes in them, are not believed.

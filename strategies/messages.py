@@ -31,6 +31,8 @@ REFUSALS = (
     "bad_teacher",
     "need_key",  # the plan's difference does not fit what this site has: the next one must carry everything
     "unsupported",  # this site cannot do what the plan asks, for example class tables with its kind of data
+    "secure_sum_required",  # the site's policy lets its votes leave in a secure sum only
+    "secure_sum_refused",  # the site takes no part in this sum, or not in this step of it
     "diverged",
     "storage_error",
     "internal_error",

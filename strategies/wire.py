@@ -144,9 +144,9 @@ def plan_body(plan: RoundPlan) -> bytes:
     )
 
 
-def plan_sha256(plan: RoundPlan) -> str:
-    """What a plan asks for, as 64 hex digits: the echo of a ledger's head is no part of it."""
-    return hashlib.sha256(plan_body(plan)).hexdigest()
+def plan_sha256(blob: bytes, plan: RoundPlan) -> str:
+    """What an encoded plan asks for, as 64 hex digits: the echo of a ledger's head is no part of it."""
+    return hashlib.sha256(blob[HEAD.size : len(blob) - 4 - len(ledger_field(plan.ledger))]).hexdigest()
 
 
 def plan_round(blob: bytes) -> int:

@@ -42,7 +42,7 @@ class ClientSum:
         ValueError: a parameter out of range.
     """
 
-    WORTH: ClassVar[str] = WORTH_OF_SUMS
+    WORTH: ClassVar[str] = f"{WORTH_OF_SUMS}; whoever adds the noise sees all votes, and nothing is promised against it"
     UNIT: ClassVar[str] = "client"
     ADJACENCY: ClassVar[str] = "zero_out"
     BASELINE: ClassVar[bool] = False
@@ -83,8 +83,20 @@ class ClientSum:
             if count > self.clients:
                 raise ValueError(f"clients={self.clients} have sent {count} answers or more: one each")
             total += difference(answer, base, self.clip)
-        noised = noise.gaussian(total, self.sensitivity(len(base)), self.noise_multiplier)
-        return projected(base + noised / self.clients)
+        return self.noised(total, base, noise)
+
+    def noised(self, total: Float64, base: Float64, noise: Noise) -> Float64:
+        """The next teacher from a sum of `difference`s, for who adds them as they come.
+
+        Args:
+            total: [n, classes] one term a client, each from `difference` with this clip and this base.
+            base: [n, classes] what `public_teacher` made of the previous teacher.
+
+        Returns:
+            [n, classes] distributions.
+        """
+        released = noise.gaussian(total, self.sensitivity(len(base)), self.noise_multiplier)
+        return projected(base + released / self.clients)
 
 
 def public_teacher(previous: Float64) -> Float64:

@@ -1,4 +1,4 @@
-"""Every benchmark, one after another; each writes its section of the README: two hours on two cores."""
+"""Every benchmark, one after another; each writes its section of the README: several hours on two cores."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ COMMANDS = (
     ("presets",),
     ("scarlet",),
     ("cfd",),
+    ("ledger",),
+    ("dp_cost",),
+    ("dp_accuracy",),
+    ("private_federation",),
+    ("secure_sum",),
 )
 
 

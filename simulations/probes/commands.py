@@ -43,7 +43,7 @@ def fit_of(config: ExperimentConfig, out: Path) -> Fit:
             f"strategy.aggregator {config.strategy.aggregator.name!r} needs no proxy rows, so that none can be judged: "
             "set another preset or rule, or run it"
         )
-    with _own(out), _prepared(config, out) as setup:
+    with own_folder(out), _prepared(config, out) as setup:
         labels = load_proxy(setup.study.proxy, verify=False).samples.labels
         with WorkerPool(
             setup.study.folder, setup.sizes, config.federation.workers, config.federation.timeout_s
@@ -93,7 +93,7 @@ def robustness_of(
     everything: list[Cell] = []
     order = [(rule, attack, count) for rule in chosen for attack, count in [("", 0), *cases]]
     total = seeds * len(order)
-    with _own(out):
+    with own_folder(out):
         for seed in range(config.federation.seed, config.federation.seed + seeds):
             federation = config.federation.model_copy(update={"seed": seed})
             with _prepared(config.model_copy(update={"federation": federation}), out, asked_by) as setup:
@@ -173,7 +173,7 @@ def check_rule_named(name: str, settings: Sequence[str]) -> None:
 
 
 @contextmanager
-def _own(out: Path) -> Iterator[None]:
+def own_folder(out: Path) -> Iterator[None]:
     """A folder of results that is this command's own; where it fails, nothing of it is left.
 
     Raises:
@@ -208,7 +208,7 @@ def _prepared(config: ExperimentConfig, out: Path, rules: Sequence[Aggregator] =
 def study_in(config: ExperimentConfig, out: Path) -> Iterator[Setup]:
     """A study in a folder of its own, checked before anything is written."""
     check_config(config)
-    with _own(out), _prepared(config, out) as setup:
+    with own_folder(out), _prepared(config, out) as setup:
         yield setup
 
 

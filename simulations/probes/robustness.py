@@ -99,7 +99,7 @@ class _DirectCohort:
     def __init__(self, sites: Mapping[str, Path], proxy: Proxy) -> None:
         self._nodes = {}
         for name, path in sites.items():
-            config = load_site(path)
+            config = load_site(path).model_copy(update={"privacy": None})  # the grid measures lies, not noise
             private = load_private(path.parent / config.private, config.target, proxy)
             self._nodes[name] = Node(config, proxy, private, _InMemory())  # type: ignore[arg-type]
         self.clients: Sequence[str] = sorted(sites)

@@ -45,15 +45,15 @@ def finite(cell: Any) -> float | None:
 
 def learning_figure(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> str:
     """Accuracies by round, FedAvg's beside the student's, the other baselines as level lines."""
-    return _figure("learning", 9.6, 4.2, lambda f: _learning(f, run, metrics, fedavg))
+    return figure_svg("learning", 9.6, 4.2, lambda f: _learning(f, run, metrics, fedavg))
 
 
 def cost_figure(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> str:
     """Bytes so far by round, beside those of weight averaging, computed and, as FedAvg, run."""
-    return _figure("cost", 9.6, 3.4, lambda f: _cost(f, run, metrics, fedavg))
+    return figure_svg("cost", 9.6, 3.4, lambda f: _cost(f, run, metrics, fedavg))
 
 
-def _figure(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def figure_svg(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
     """A figure as inline SVG; made without pyplot, so its global state and the user's settings stay out."""
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -194,7 +194,7 @@ def counts_figure(counts: Sequence[Sequence[int]], clients: Sequence[Mapping[str
     names = [str(client.get("client", "")) for client in clients if client.get("class_counts")]
     # Many clients share the height: 100 rows of 0.09 inch are still told apart, every fifth or so is named.
     height = max(1.6, min(0.28 * len(counts), 9.0) + 1.1)
-    return _figure("counts", 9.6, height, lambda f: _map(f, counts, counts, names, classes, "", "client"))
+    return figure_svg("counts", 9.6, height, lambda f: _map(f, counts, counts, names, classes, "", "client"))
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -202,7 +202,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     totals = [sum(row) or 1 for row in confusion]
     shares = [[cell / total for cell in row] for row, total in zip(confusion, totals, strict=True)]
     side = max(3.0, min(0.42 * len(confusion) + 1.6, 8.4))
-    return _figure(
+    return figure_svg(
         "confusion",
         min(side + 1.2, 9.6),
         side,

@@ -17,6 +17,7 @@ from server.checkpoint import Progress, RoundMetrics
 from server.student_job import build_student, predicted
 from simulations.engines.cohorts import late_of, liars_of, newcomers_of, there
 from simulations.prepared import RunFailed, Setup
+from simulations.promises import ledger_of, statements_of
 from strategies.selection import participants
 
 
@@ -72,6 +73,9 @@ def summary(
         "local_only": baselines.get("local_only"),
         "pooled": baselines.get("pooled"),
         "fedavg": baselines.get("fedavg"),
+        "privacy": statements_of(
+            config, {name: ledger_of(config, name, state) for name, state in setup.states.items()}
+        ),
         "failures": [{"round": round_, **asdict(failure)} for round_, failure in failures],
         "upload_bytes": sum(row.upload_bytes for row in rows),
         "download_bytes": sum(row.download_bytes for row in rows),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulations.reporting.figures import ALONE, CLIENTS, FEDAVG, POOLED, STUDENT, TEACHER, WORST, _figure
+from simulations.reporting.figures import ALONE, CLIENTS, FEDAVG, POOLED, STUDENT, TEACHER, WORST, figure_svg
 from simulations.sweeps.grid import SEED, Axis, label, short_names
 from simulations.sweeps.outcomes import Group
 
@@ -105,7 +105,7 @@ def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def _svg(name: str, across: Axis, lines: Sequence[tuple[Curve, str, str]], legend: str, y_title: str) -> str:
-    return _figure(name, 9.6, 4.2, lambda figure: draw(figure, across, lines, legend, y_title))
+    return figure_svg(name, 9.6, 4.2, lambda figure: draw(figure, across, lines, legend, y_title))
 
 
 def draw(figure: Figure, across: Axis, lines: Sequence[tuple[Curve, str, str]], legend: str, y_title: str) -> None:

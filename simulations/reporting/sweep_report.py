@@ -9,7 +9,7 @@ from typing import Any
 
 from distillation.export import write_atomically
 from simulations.reporting.comparison import human_bytes, percent
-from simulations.reporting.report import _toml
+from simulations.reporting.report import toml_text
 from simulations.reporting.sweep_figures import standalone, sweep_figures
 from simulations.sweeps.folder import common_settings, nested
 from simulations.sweeps.grid import SEED, Axis, label
@@ -73,7 +73,7 @@ def _page(
         "statements": [(outcome.point.label, outcome.statement) for outcome in outcomes if outcome.statement],
         "worth": list(dict.fromkeys(worth for outcome in outcomes if (worth := _worth(outcome)))),
         "seeds": SEED in keys,
-        "common": _toml(nested(common_settings([outcome.point for outcome in outcomes]))),
+        "common": toml_text(nested(common_settings([outcome.point for outcome in outcomes]))),
     }
 
 

@@ -75,7 +75,7 @@ def test_another_schema_is_an_error(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"answer": torch.zeros(1, dtype=torch.uint8)}, tmp_path / "state.safetensors", {"schema": "9"})
-    with pytest.raises(StateError, match="schema '9' and this version reads '4': finish the run"):
+    with pytest.raises(StateError, match="schema '9' and this version reads '5': finish the run"):
         StateStore(tmp_path, durable=False).load()
 
 

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 
 import server.app
 from client.app import site_of
+from client.config import PrivacySection
 from client.edge import CONSULT, HELLO, REFUSED, Hello, pack, unpack
 from client.node import Node
 from server.app import CohortError, FlowerCohort, Silent, exchange, serve
@@ -39,12 +40,18 @@ class Direct:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"cache_rounds": 2, "uplink": "quantised:1+delta+entropy", "downlink": "float16+delta+entropy"}]
+    ("settings", "site"),
+    [
+        ({}, {}),
+        ({"cache_rounds": 2, "uplink": "quantised:1+delta+entropy", "downlink": "float16+delta+entropy"}, {}),
+        ({}, {"privacy": PrivacySection(noise_multiplier=2.0, rounds=4, seeded=True)}),
+    ],
 )
 @pytest.mark.parametrize("kind", ["deployment", "simulation"])
 def test_flower_carries_the_same_teachers_as_plain_calls(
     kind: str,
     settings: dict[str, Any],
+    site: dict[str, Any],
     make_sites: Any,
     make_grid: Any,
     tmp_path: Path,
@@ -52,7 +59,7 @@ def test_flower_carries_the_same_teachers_as_plain_calls(
     federation: Any,
     gather: Any,
 ) -> None:
-    direct, flower = make_sites(folder=tmp_path / "a"), make_sites(folder=tmp_path / "b")
+    direct, flower = make_sites(folder=tmp_path / "a", **site), make_sites(folder=tmp_path / "b", **site)
     grid = make_grid(flower.values())
     if kind == "simulation":
         monkeypatch.setenv("CONSILIUM_SITES", str(tmp_path / "b" / "sites"))

@@ -15,6 +15,7 @@ from privacy.ledger import (
     KeyConflict,
     Ledger,
     LedgerError,
+    LedgerRolledBack,
     LedgerUnavailable,
     ReleaseLost,
     Request,
@@ -220,9 +221,9 @@ def test_a_release_whose_process_died_is_lost_and_can_only_be_paid_again(ledger)
 def test_who_kept_the_bytes_of_a_lost_release_can_still_seal_them_and_nobody_else(ledger):
     token = ledger.reserve(request(), (STEPS,))
     assert ledger.unsealed(token.seq, token.key) == token
-    assert ledger.unsealed(token.seq, bytes(32)) is None
-    assert ledger.unsealed(1, token.key) is None
-    assert ledger.unsealed(9, token.key) is None
+    for seq, key in ((token.seq, bytes(32)), (1, token.key), (9, token.key)):
+        with pytest.raises(LedgerRolledBack, match=f"has no release at row {seq} that this site paid for"):
+            ledger.unsealed(seq, key)
     ledger.store(token, b"votes")
     assert ledger.unsealed(token.seq, token.key) is None
 

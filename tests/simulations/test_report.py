@@ -217,7 +217,7 @@ def test_absent_baselines_are_not_drawn(tmp_path: Path) -> None:
 
 def test_the_page_says_that_nothing_is_private_here(tmp_path: Path) -> None:
     text = " ".join(_Page(_write(tmp_path, _run())).text.split())
-    assert "No privacy mechanism is on in this version." in text
+    assert "No privacy mechanism was on in this run." in text
     assert "soft labels are not private by themselves" in text
     assert "Rounding, temperature and codecs are not privacy." in text
     assert "Known because all sites are on this machine" in text

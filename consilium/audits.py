@@ -1,0 +1,371 @@
+"""`consilium audit`: what attackers find out, and whether noise is what it claims; each says what it cannot show."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from consilium.display import print_next
+from consilium.exits import Format, exit_codes, print_json
+from consilium.options import Out, Overrides, Reporting, free_folder
+
+if TYPE_CHECKING:
+    from privacy.audit.label_inference import LabelInference
+    from simulations.probes.membership import Membership
+    from simulations.probes.one_run import OneRunFound
+    from simulations.probes.shadows import Subject, Wanted
+
+audit_app = typer.Typer(
+    help="Attack what a site shares, and test noise against its claim. A passed audit proves nothing.",
+    no_args_is_help=True,
+)
+
+Config = Annotated[Path | None, typer.Argument(help="The study; handwritten digits at ten sites by default.")]
+Site = Annotated[Path | None, typer.Option(help="A site's own file instead of a study; nothing leaves.")]
+Client = Annotated[str, typer.Option(help="Whose rows; the largest site's by default.")]
+Rounds = Annotated[
+    int, typer.Option(help="With --site: rounds of training; those of its budget, or 20, by default.", min=0, max=10**6)
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help="Train by DP-SGD with this epsilon, whatever the file promises.", min=1e-3, max=1e3),
+]
+Delta = Annotated[float, typer.Option(help="With --epsilon; min(1e-5, 1/(10 n)) by default.", min=0.0, max=0.5)]
+ClipNorm = Annotated[float, typer.Option(help="With --epsilon: largest norm of a record's gradient.", min=1e-6)]
+BatchSize = Annotated[int, typer.Option(help="With --epsilon: records a step; the training's own by default.", min=0)]
+Seed = Annotated[int, typer.Option(help="Of the audit.", min=0, max=2**63 - 1)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the command line these commands."""
+    app.add_typer(audit_app, name="audit")
+
+
+@audit_app.command("membership")
+def membership(
+    config: Config = None,
+    site: Site = None,
+    client: Client = "",
+    rounds: Rounds = 0,
+    shadows: Annotated[int, typer.Option(help="Models trained on halves of the rows; even.", min=6, max=256)] = 16,
+    labels: Annotated[
+        str, typer.Option(help="What is done to soft labels: codecs and temperature:T, separated by commas.")
+    ] = "",
+    epsilon: Epsilon = None,
+    delta: Delta = 0.0,
+    clip_norm: ClipNorm = 1.0,
+    batch_size: BatchSize = 0,
+    student_epochs: Annotated[int, typer.Option(help="The attacker's passes over the proxy rows.", min=1)] = 40,
+    student_lr: Annotated[float, typer.Option(help="The attacker's step size.", min=1e-9)] = 0.005,
+    seed: Seed = 1,
+    out: Out = None,
+    overrides: Overrides = None,
+    reporting: Reporting = Format.text,
+) -> None:
+    """Who was trained on? Attacks on a site's model, and on nothing but its soft labels on public rows."""
+    with exit_codes(reporting):
+        from simulations.probes.audits import membership_of
+        from simulations.probes.membership import TREATMENTS, Student
+
+        folder = free_folder(out, "audit-membership")
+        console = Console(stderr=reporting is Format.json)
+        wanted = _wanted(epsilon, delta, clip_norm, batch_size)
+        chosen = (config, site, client, overrides)
+        with _subjects(*chosen, rounds, wanted, folder) as subjects, _progress(console, "models") as on_model:
+            found = membership_of(
+                subjects[0],
+                folder,
+                shadows=shadows,
+                treatments=_listed(labels) or TREATMENTS,
+                student=Student(student_epochs, student_lr),
+                seed=seed,
+                on_model=on_model,
+            )
+        if reporting is Format.json:
+            print_json("ok", 0, {**found.as_json(), "out": str(folder)})
+            return
+        _print_membership(console, found)
+        _end(console, "membership", folder, "membership.svg")
+        again = ["--epsilon", "3"] if found.epsilon is None else []
+        print_next(console, _command("membership" if again else "one-run", chosen, again or _private(epsilon, delta)))
+
+
+@audit_app.command("one-run")
+def one_run(
+    config: Config = None,
+    site: Site = None,
+    client: Client = "",
+    rounds: Rounds = 0,
+    canaries: Annotated[int, typer.Option(help="Records, half of which are trained on.", min=2, max=10_000)] = 500,
+    guesses: Annotated[int, typer.Option(help="Even, at most canaries; to be fixed beforehand.", min=2)] = 100,
+    epsilon: Epsilon = None,
+    delta: Delta = 0.0,
+    clip_norm: ClipNorm = 1.0,
+    batch_size: BatchSize = 0,
+    seed: Seed = 1,
+    out: Out = None,
+    overrides: Overrides = None,
+    reporting: Reporting = Format.text,
+) -> None:
+    """What does one training with canaries prove that it leaks? Finds gross bugs of DP-SGD."""
+    with exit_codes(reporting):
+        from simulations.probes.audits import one_run_of
+
+        folder = free_folder(out, "audit-one-run")
+        console = Console(stderr=reporting is Format.json)
+        chosen = (config, site, client, overrides)
+        wanted = _wanted(epsilon, delta, clip_norm, batch_size)
+        with _subjects(*chosen, rounds, wanted, folder) as subjects, console.status("training with canaries"):
+            found = one_run_of(subjects[0], folder, count=canaries, guesses=guesses, seed=seed)
+        if reporting is Format.json:
+            print_json("ok", 0, {**found.as_json(), "out": str(folder)})
+            return
+        _print_one_run(console, found)
+        _end(console, "one-run", folder)
+        print_next(console, "consilium audit mechanism")
+
+
+@audit_app.command("labels")
+def label_distribution(
+    config: Config = None,
+    site: Site = None,
+    client: Annotated[str, typer.Option(help="Whose labels, separated by commas; all sites' by default.")] = "",
+    rounds: Rounds = 0,
+    epsilon: Epsilon = None,
+    delta: Delta = 0.0,
+    clip_norm: ClipNorm = 1.0,
+    batch_size: BatchSize = 0,
+    seed: Seed = 1,
+    out: Out = None,
+    overrides: Overrides = None,
+    reporting: Reporting = Format.text,
+) -> None:
+    """Which classes does a site have, and how many rows of each? Read off its soft labels on public rows."""
+    with exit_codes(reporting):
+        from simulations.probes.audits import labels_of
+
+        folder = free_folder(out, "audit-labels")
+        console = Console(stderr=reporting is Format.json)
+        wanted = _wanted(epsilon, delta, clip_norm, batch_size)
+        chosen = (config, site, client, overrides)
+        with _subjects(*chosen, rounds, wanted, folder) as subjects, _progress(console, "sites") as on_model:
+            found = labels_of(subjects, folder, seed=seed, on_model=on_model)
+        if reporting is Format.json:
+            told = {
+                name: {"kl_nats": each.kl_nats, "uniform_kl_nats": each.uniform_kl_nats} for name, each in found.items()
+            }
+            print_json("ok", 0, {"sites": told, "out": str(folder)})
+            return
+        _print_labels(console, found)
+        _end(console, "labels", folder)
+        print_next(console, _command("membership", (config, site, "", overrides), _private(epsilon, delta)))
+
+
+@audit_app.command("mechanism")
+def mechanism(
+    names: Annotated[str, typer.Option(help="Mechanisms, separated by commas; all of them by default.")] = "",
+    runs: Annotated[int, typer.Option(help="Releases of each of two neighbours.", min=100, max=10**6)] = 1000,
+    seed: Seed = 1,
+    out: Out = None,
+    reporting: Reporting = Format.text,
+) -> None:
+    """Does the noise match the claim? Every mechanism, many times, on two made-up neighbours."""
+    with exit_codes(reporting):
+        from privacy.accounting import round_up
+        from simulations.probes.audits import mechanisms_of
+
+        folder = free_folder(out, "audit-mechanism")
+        console = Console(stderr=reporting is Format.json)
+        with _progress(console, "mechanisms") as on_case:
+            found = mechanisms_of(folder, _listed(names), runs, seed=seed, on_case=on_case)
+        if reporting is Format.json:
+            print_json("ok", 0, {"mechanisms": [each.row() for each in found], "out": str(folder)})
+            return
+        headings = ("mechanism", "hides a", "claimed epsilon", "at least", "at least, if normal", "verdict")
+        table = _table(headings, left=(0, 1, 5))
+        for each in found:
+            verdict = "[red]refuted[/]" if each.refuted else "stands"
+            numbers = (round_up(each.claimed), each.epsilon_low, each.gaussian_epsilon_low)
+            table.add_row(each.mechanism, each.unit, *(f"{number:.4f}" for number in numbers), verdict)
+        console.print(table)
+        console.print(f"{runs} releases of each neighbour, delta {found[0].delta:g}, 95 %", highlight=False)
+        _end(console, "mechanism", folder)
+        print_next(console, "consilium audit one-run --epsilon 3")
+
+
+@contextmanager
+def _subjects(
+    config: Path | None,
+    site: Path | None,
+    client: str,
+    overrides: Sequence[str] | None,
+    rounds: int,
+    wanted: Wanted | None,
+    out: Path,
+) -> Iterator[list[Subject]]:
+    """Who is audited: sites of a study, or one site by its own file."""
+    import simulations
+    from simulations.config import ConfigError, load_config
+    from simulations.probes.audits import site_in, subjects_in
+
+    if site is not None:
+        if config is not None or client or overrides:
+            raise ConfigError(f"--site {site} is audited by its own file: leave out CONFIG, --client and --set")
+        with site_in(site, out, rounds, wanted) as found:
+            yield found
+        return
+    if rounds:
+        raise ConfigError(f"--rounds {rounds} goes with --site; a study's are --set federation.rounds={rounds}")
+    path = config or Path(simulations.__file__).parent / "configs" / "demo.toml"
+    with subjects_in(load_config(path, overrides or ()), out, _listed(client), wanted) as found:
+        yield found
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+
+        def done(count: int, total: int) -> None:
+            progress.update(bar, completed=count, total=total)
+            if not console.is_terminal and count % 20 == 0:
+                console.print(f"{count}/{total} {what}", highlight=False)
+
+        yield done
+
+
+def _wanted(epsilon: float | None, delta: float, clip_norm: float, batch_size: int) -> Wanted | None:
+    from simulations.config import ConfigError
+    from simulations.probes.shadows import Wanted
+
+    if epsilon is None:
+        if delta or clip_norm != 1.0 or batch_size:
+            raise ConfigError("--delta, --clip-norm and --batch-size go with --epsilon: give it, or leave them out")
+        return None
+    return Wanted(epsilon, delta, clip_norm, batch_size)
+
+
+def _print_membership(console: Console, found: Membership) -> None:
+    from privacy.accounting import round_up
+
+    headings = ("seen", "attack", "AUC", "TPR 1 %", "TPR 0.1 %", "epsilon >")
+    table = _table(headings, left=(0, 1))
+    last = ""
+    for each in found.found:
+        if last and each.seen != last:
+            table.add_section()
+        least = f"[red]{each.epsilon_low:.2f}[/]" if each.refutes else f"{each.epsilon_low:.2f}"
+        table.add_row(
+            each.seen if each.seen != last else "",
+            each.attack,
+            f"{each.auc:.3f} ±{(each.auc_high - each.auc_low) / 2:.3f}".replace("±0", "±"),
+            _percents(each.tpr_1, each.tpr_1_low, each.tpr_1_high),
+            _percents(each.tpr_01, each.tpr_01_low, each.tpr_01_high),
+            least,
+        )
+        last = each.seen
+    console.print(table)
+    _say(console, "seen: the model itself, or only soft labels on public rows, after what is named was done to them")
+    _say(
+        console,
+        f"{found.site}: {found.records} rows, {found.shadows} models, each trained on half of them and attacked in "
+        f"turn; accuracy {found.accuracy_in:.1%} on rows that they know, {found.accuracy_out:.1%} on others",
+    )
+    if found.strangers < 1000:
+        _say(
+            console, f"of {found.strangers} strangers 0.1 % is less than one: that column counts no false alarm at all"
+        )
+    if found.epsilon is None or found.most is None:
+        _say(console, "nothing is promised, so that nothing bounds an attack")
+        return
+    bound = " and ".join(f"{most:.1%} at {alarms}" for most, alarms in zip(found.most, ("1 %", "0.1 %"), strict=True))
+    shown = round_up(found.epsilon)
+    verdict = "an attack found more: the promise is refuted" if found.refuted else "no attack found more"
+    _say(console, f"epsilon {shown:.4f}, delta {found.delta:g} allow to find {bound}: {verdict}")
+
+
+def _percents(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def _print_one_run(console: Console, found: OneRunFound) -> None:
+    from privacy.accounting import round_up
+
+    told = found.audit
+    headings = ("site", "model", "canaries", "guesses", "right", "epsilon at least", "claimed", "most it could show")
+    table = _table(headings, left=(0, 1))
+    claimed = "–" if found.epsilon is None else f"{round_up(found.epsilon):.4f}"
+    numbers = (told.canaries, told.guesses, told.right)
+    least = f"[red]{told.epsilon:.4f}[/]" if found.refuted else f"{told.epsilon:.4f}"
+    table.add_row(found.site, found.model, *map(str, numbers), least, claimed, f"{told.ceiling:.4f}")
+    console.print(table)
+    if found.epsilon is None:
+        verdict = f"nothing is promised; no training like this one may claim an epsilon below {told.epsilon:.4f}"
+    elif found.refuted:
+        verdict = "the claim is refuted"
+    else:
+        verdict = "the claim stands"
+    _say(console, f"{verdict} (delta {told.delta:g}, {1 - told.significance:.0%})")
+
+
+def _print_labels(console: Console, found: dict[str, LabelInference]) -> None:
+    table = _table(("site", "KL to the truth, nats", "of a uniform guess", "found"), left=(0,))
+    for name, each in found.items():
+        share = "–" if each.found != each.found else f"{each.found:.0%}"
+        table.add_row(name, f"{each.kl_nats:.3f}", f"{each.uniform_kl_nats:.3f}", share)
+    console.print(table)
+
+
+def _end(console: Console, kind: str, folder: Path, shown: str = "") -> None:
+    """What the audit shows, what it cannot, and where its files are."""
+    from simulations.probes.audits import SHOWS
+
+    can, cannot = SHOWS[kind]
+    _say(console, f"It can show {can}.")
+    _say(console, f"It cannot show {cannot}.")
+    if kind != "mechanism":
+        _say(console, "These numbers are computed from private rows: to share them is a release.")
+    where = f"Results in {folder}" + (f": open {folder / shown}" if shown else "")
+    _say(console, f"\n{where}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(headings: Sequence[str], left: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))  # fits 80 columns
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in left else "right")
+    return table
+
+
+def _command(kind: str, chosen: tuple[Path | None, Path | None, str, Sequence[str] | None], more: Sequence[str]) -> str:
+    """An audit of the same site."""
+    config, site, client, overrides = chosen
+    words: list[Any] = ["consilium", "audit", kind]
+    words += [config] if config is not None else []
+    words += ["--site", site] if site is not None else []
+    words += ["--client", client] if client else []
+    words += [word for override in overrides or () for word in ("--set", override)]
+    return shlex.join(map(str, [*words, *more]))
+
+
+def _private(epsilon: float | None, delta: float) -> list[str]:
+    words = [] if epsilon is None else ["--epsilon", f"{epsilon:g}"]
+    return words + (["--delta", f"{delta:g}"] if delta else [])
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,70 @@
+"""A sum that is about to be opened, kept until it is: a site helps to open one sum a round, so there is no other."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from distillation.export import write_atomically
+from privacy.secure_sum import server
+from privacy.secure_sum.masks import word_type
+from privacy.secure_sum.roster import Roster
+from privacy.secure_sum.session import Session
+from privacy.secure_sum.sheet import Sheet
+
+
+@dataclass(frozen=True, slots=True)
+class SumStore:
+    """One file, replaced as a whole; nothing in it is secret from the coordinator.
+
+    Attributes:
+        path: its folder is there.
+    """
+
+    path: Path
+
+    def save(self, state: server.Summing) -> None:
+        """Keep a sum; safe from a power cut.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        told = {
+            "session": _text(state.roster.session.encoded()),
+            "roster": _text(state.roster.encoded()),
+            "members": list(state.members),
+            "survivors": sorted(state.survivors),
+            "sheet": state.sheet.digest.hex(),
+            "words": _text(state.words.tobytes()),
+        }
+        write_atomically(self.path, json.dumps(told).encode(), durable=True)
+
+    def load(self, sheet: Sheet, run: str, round_: int) -> server.Summing | None:
+        """The kept sum of this round on this sheet; None where there is none.
+
+        Raises:
+            ValueError: the file is broken.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            told = json.loads(self.path.read_bytes())
+            session = Session.decoded(b64decode(told["session"]))
+            if (session.run, session.round, told["sheet"]) != (run, round_, sheet.digest.hex()):
+                return None
+            roster = Roster.decoded(session, b64decode(told["roster"]))
+            state = server.summing(server.Shared(roster, tuple(told["members"]), {}, {}), sheet)
+            words = np.frombuffer(b64decode(told["words"]), word_type(state.bits)).copy()
+            if len(words) != sheet.entries:
+                raise ValueError(f"{len(words)} numbers for {sheet.entries}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} is broken ({error}): restore it from a backup, or start anew") from error
+        return replace(state, survivors=frozenset(told["survivors"]), words=words)
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()

@@ -1,0 +1,140 @@
+"""From an experiment's [privacy] to what each site's own file promises, and to what the run says of it afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from client.config import PrivacySection, SiteConfig, SiteConfigError
+from client.promise import promise_of
+from server.client_sum import CLIENT, NAME, SPLIT_NAME
+from simulations.config import ConfigError, ExperimentConfig
+from simulations.sums import client_sum_misfits, client_sum_of, split_section, split_sum_misfits
+from strategies.aggregator import Aggregator, traits_of
+
+# What must not be in a site's report where each private record is promised something.
+_STATISTICS = "statistics of private rows, which [privacy] does not pay for"
+
+
+def section_of(config: ExperimentConfig, site: str, state: Path) -> PrivacySection | None:
+    """A site's [privacy]; None in a run without noise.
+
+    Args:
+        state: the site's folder in this run; its ledger is there unless the configuration names a folder that outlives
+            the run.
+    """
+    told = config.privacy
+    if told is None or not told.promises or told.mechanism.name == NAME:
+        return None
+    section = PrivacySection(
+        mechanism=told.mechanism,
+        noise_multiplier=told.noise_multiplier,
+        delta=told.delta,
+        composition=told.composition,
+        allow_baseline=told.allow_baseline,
+        epsilon=told.epsilon,
+        rounds=config.federation.rounds,
+        ledger=str(ledger_of(config, site, state)),
+        seeded=not told.os_entropy,
+    )
+    return section.model_copy(update=split_section(config))
+
+
+def calibrated(site: SiteConfig, records: int, classes: int) -> SiteConfig:
+    """A site's file with its noise written down, so that no worker has to find it again.
+
+    Raises:
+        ConfigError: the promise cannot be kept.
+    """
+    try:
+        promise = promise_of(site, records, classes)
+    except SiteConfigError as error:
+        raise ConfigError(f"{site.site} with {records} rows: {error}") from None
+    if promise is None or site.privacy is None:
+        return site
+    return site.model_copy(update={"privacy": site.privacy.model_copy(update={"noise_multiplier": promise.noise})})
+
+
+def ledger_of(config: ExperimentConfig, site: str, state: Path) -> Path:
+    """File of a site's ledger; the coordinator's own where that is the one that pays.
+
+    Args:
+        state: the site's folder in this run.
+    """
+    kept = config.privacy.ledgers if config.privacy is not None else ""
+    if client_sum_of(config) is not None:
+        site, state = CLIENT, state.parent.parent
+    return Path(kept) / f"{site}.sqlite" if kept else state / "ledger.sqlite"
+
+
+def misfits(config: ExperimentConfig, rule: Aggregator) -> Iterator[tuple[bool, str]]:
+    """What does not go with a promise: whether that is so here, and what to do about it."""
+    told = config.privacy
+    if told is None or not told.promises:
+        return
+    named, traits = f"strategy.aggregator {config.strategy.aggregator.name!r}", traits_of(rule)
+    if told.mechanism.name == NAME:
+        yield from client_sum_misfits(config, rule)
+        return
+    if told.mechanism.name == SPLIT_NAME:
+        yield from split_sum_misfits(config)
+    yield (
+        config.client.selector is not None,
+        f"client.selector chooses proxy rows by private ones, and where a site votes is one of the {_STATISTICS}: set "
+        'it to "none"',
+    )
+    yield (
+        bool(traits.needs),
+        f"{named} needs {', '.join(traits.needs)}, {_STATISTICS}: choose a rule that needs votes alone",
+    )
+    yield (
+        traits.subject == "classes",
+        f"{named} exchanges class tables, {_STATISTICS}: choose a rule on proxy rows",
+    )
+    yield (
+        traits.own_teachers and told.mechanism.name != "dp-sgd",
+        f"{named} may give clients several teachers to choose from, and the choice depends on all records of a site, "
+        f"of which {told.mechanism.name!r} promises that each reaches one model: use dp-sgd, or another rule",
+    )
+
+
+def statements_of(config: ExperimentConfig, ledgers: Mapping[str, Path]) -> dict[str, Any] | None:
+    """What run.json says of privacy; None where nothing was promised.
+
+    Args:
+        ledgers: file of each site's ledger; a site that was never asked has none.
+
+    Returns:
+        `each`: a statement a client; `max`: that of the largest epsilon; `covers`: what of this file is no release.
+    """
+    told = config.privacy
+    if told is None or not told.promises:
+        return None
+    from privacy.ledger import Ledger
+    from privacy.statement import statement_of
+
+    each = []
+    # One ledger may be everybody's.
+    paths = ledgers if client_sum_of(config) is None else {CLIENT: next(iter(ledgers.values()))}
+    for site, path in paths.items():
+        if path.exists():
+            with Ledger.open(path, durable=False) as ledger:
+                each.append(statement_of(ledger, site).plain())
+    return {
+        "max": max(each, key=lambda one: one["epsilon"]) if each else None,
+        "each": each,
+        "epsilon_asked": None if told.epsilon is None or math.isinf(told.epsilon) else told.epsilon,
+        "worth": _worth(told.mechanism.name),
+        "on_the_side": (
+            "accuracies of clients, class counts and baselines in this file are computed by the simulation from "
+            "private rows; no site releases them, and no epsilon here pays for them"
+        ),
+    }
+
+
+def _worth(name: str) -> str:
+    from privacy.mechanisms import MECHANISMS
+
+    return MECHANISMS[name].WORTH

@@ -1,0 +1,194 @@
+"""`consilium audit`: what it prints and writes, and the exit codes that tell the truth."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from client.config import PrivacySection
+from consilium import audits
+from privacy.accounting import round_up
+
+RUNNER = CliRunner()
+APP = typer.Typer()
+TINY = """
+[federation]
+clients = 2
+rounds = 2
+rows_per_round = 30
+workers = 1
+device = "cpu"
+[data]
+name = "digits"
+partition = "iid"
+proxy = 40
+private = 120
+test = 40
+[strategy]
+preset = "mean"
+[client]
+models = ["linear"]
+batch_size = 10
+local_epochs = 2
+distil_epochs = 0
+[student]
+model = "linear"
+"""
+QUICK = ("--shadows", "6", "--labels", "float32,quantised:1", "--student-epochs", "3")
+
+
+@APP.callback()
+def _root():
+    """More than one command, as in consilium.cli."""
+
+
+audits.add_to(APP)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A study in a folder that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "study.toml"
+    path.write_text(TINY)
+    return path
+
+
+def invoke(*arguments):
+    return RUNNER.invoke(APP, ["audit", *map(str, arguments)])
+
+
+def next_line(done):
+    return done.output.strip().splitlines()[-1]
+
+
+def assert_says_what_it_cannot_show(done):
+    assert done.exit_code == 0, done.output
+    assert "It can show " in done.output
+    assert "It cannot show " in done.output
+    assert "A passed audit proves nothing." in done.output
+
+
+def assert_refused(done, code, says):
+    assert done.exit_code == code, done.output
+    assert says in done.output
+    assert "Traceback" not in done.output
+
+
+def table(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_membership_prints_every_opening_and_attack_and_writes_them_down(file):
+    done = invoke("membership", file, *QUICK, "--set", "client.local_epochs=3", "--out", "found")
+    assert_says_what_it_cannot_show(done)
+    rows = table("found/membership.csv")
+    assert [row["seen"] for row in rows] == ["model"] * 4 + ["float32"] * 3 + ["quantised:1"] * 3
+    printed = done.output
+    for row in rows:
+        assert row["attack"] in printed
+        assert f"{float(row['auc']):.3f}" in printed
+    assert "site-000: 60 rows, 6 models" in printed
+    assert "of 180 strangers 0.1 % is less than one" in printed
+    assert "nothing is promised, so that nothing bounds an attack" in printed
+    assert "to share them is a release" in printed
+    assert Path("found/membership.svg").is_file()
+    told = json.loads(Path("found/membership.json").read_text())
+    assert [each["auc"] for each in told["found"]] == [float(row["auc"]) for row in rows]
+    expected = f"next: consilium audit membership {file} --set client.local_epochs=3 --epsilon 3"
+    assert next_line(done) == expected
+
+
+def test_membership_of_a_site_before_anything_is_shared(make_sites, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    site = make_sites(1, privacy=PrivacySection(epsilon=3.0, rounds=2))["site-0"]
+    done = invoke("membership", "--site", site, *QUICK, "--client", "x")
+    assert_refused(done, 2, "is audited by its own file: leave out CONFIG, --client and --set")
+    done = invoke("membership", "--site", site, *QUICK)
+    assert_says_what_it_cannot_show(done)
+    assert "site-0: 30 rows, 6 models" in done.output
+    # e^3 .01 + 1e-5 and e^3 .001 + 1e-5
+    assert (
+        "epsilon 3.0000, delta 1e-05 allow to find 20.1% at 1 % and 2.0% at 0.1 %: no attack found more" in done.output
+    )
+    assert next_line(done) == f"next: consilium audit one-run --site {site}"
+    assert sorted(file.name for file in site.parent.iterdir()) == ["private.safetensors", "site.toml"]
+
+
+def test_membership_as_json_is_one_object(file):
+    done = invoke("membership", file, *QUICK, "--client", "site-001", "--format", "json")
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["status"], told["code"]) == (1, "ok", 0)
+    assert told["data"]["site"] == "site-001"
+    assert told["data"]["out"] == "runs/audit-membership-1"
+    assert Path("runs/audit-membership-1/membership.json").is_file()
+
+
+def test_one_run_without_a_promise_says_what_nobody_may_claim(file):
+    done = invoke("one-run", file, "--canaries", "60", "--guesses", "40", "--set", "client.local_epochs=10")
+    assert_says_what_it_cannot_show(done)
+    (row,) = table("runs/audit-one-run-1/one-run.csv")
+    assert (row["site"], row["canaries"], row["guesses"], row["epsilon"]) == ("site-000", "60", "40", "")
+    claim = f"no training like this one may claim an epsilon below {float(row['epsilon_low']):.4f}"
+    assert claim in done.output
+    assert next_line(done) == "next: consilium audit mechanism"
+
+
+def test_one_run_with_dp_sgd_lets_a_kept_claim_stand(file):
+    done = invoke("one-run", file, "--canaries", "60", "--guesses", "40", "--epsilon", "2", "--batch-size", "20")
+    assert_says_what_it_cannot_show(done)
+    assert "the claim stands" in done.output
+    (row,) = table("runs/audit-one-run-1/one-run.csv")
+    assert (float(row["epsilon"]), row["refuted"]) == (2.0, "False")
+
+
+def test_labels_prints_every_site(file):
+    done = invoke("labels", file, "--out", "found")
+    assert_says_what_it_cannot_show(done)
+    assert "Record-level differential privacy does not protect it" in done.output
+    rows = table("found/labels.csv")
+    assert {row["site"] for row in rows} == {"site-000", "site-001"}
+    assert len(rows) == 2 * 10
+    for name in ("site-000", "site-001"):
+        assert sum(float(row["truth"]) for row in rows if row["site"] == name) == pytest.approx(1.0)
+        assert name in done.output
+    assert next_line(done) == f"next: consilium audit membership {file}"
+    told = json.loads(invoke("labels", file, "--client", "site-001", "--format", "json").stdout)
+    assert list(told["data"]["sites"]) == ["site-001"]
+
+
+def test_mechanism_prints_claims_beside_what_was_measured(file):
+    done = invoke("mechanism", "--names", "pate,k-rr", "--runs", "200", "--out", "found")
+    assert_says_what_it_cannot_show(done)
+    rows = table("found/mechanism.csv")
+    assert [(row["mechanism"], row["refuted"]) for row in rows] == [("pate", "False"), ("k-rr", "False")]
+    for row in rows:
+        assert f"{round_up(float(row['claimed'])):.4f}" in done.output
+        assert f"{float(row['epsilon_low']):.4f}" in done.output
+    assert next_line(done) == "next: consilium audit one-run --epsilon 3"
+    told = json.loads(invoke("mechanism", "--names", "pate", "--runs", "200", "--format", "json").stdout)
+    assert [each["mechanism"] for each in told["data"]["mechanisms"]] == ["pate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("membership", "study.toml", "--shadows", "7"), "shadows=7 must be even and at least 6"),
+        (("membership", "study.toml", "--labels", "zip"), "labels 'zip': unknown codec 'zip'"),
+        (("membership", "study.toml", "--client", "nobody"), "no client is called 'nobody'"),
+        (("membership", "study.toml", "--rounds", "3"), "--rounds 3 goes with --site"),
+        (("membership", "study.toml", "--delta", "1e-6"), "go with --epsilon: give it, or leave them out"),
+        (("membership", "--site", "nowhere.toml"), "nowhere.toml cannot be read"),
+        (("one-run", "study.toml", "--guesses", "3"), "guesses=3 must be even, from 2 to 500"),
+        (("labels", "nowhere.toml"), "nowhere.toml cannot be read"),
+        (("mechanism", "--names", "magic"), "unknown mechanism 'magic'; known: client-sum"),
+    ],
+)
+def test_what_cannot_be_audited_exits_with_2_and_leaves_nothing(file, arguments, says):
+    done = invoke(*arguments, "--out", "found")
+    assert_refused(done, 2, says)
+    assert not Path("found").exists()
