@@ -19,6 +19,8 @@ from simulations.benchmarks.runs import Kept, kept_run
 from simulations.reporting.comparison import percent
 
 SEEDS = (1, 2, 3)
+# The others cost more than they tell: one seed each.
+SEVERAL = ("none", "dp-sgd")
 # Points of student accuracy that the promise may cost under dp-sgd.
 TARGET = 4.0
 # Plain gradients have no bound: this step size was the best of four for the run without privacy.
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="some rows, separated by commas")
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else list(ROWS)
-    runs = {name: [_run(name, seed) for seed in SEEDS] for name in names}
+    runs = {name: [_run(name, seed) for seed in (SEEDS if name in SEVERAL else SEEDS[:1])] for name in names}
     text = "\n\n".join((table(HEADING, [_row(name, runs[name]) for name in names]), *_facts(runs)))
     print(text)
     if arguments.write:
@@ -69,6 +71,8 @@ def _row(name: str, runs: Sequence[Kept]) -> list[str]:
 
 
 def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return percent(values[0])
     return f"{percent(statistics.mean(values))} ({percent(min(values))} to {percent(max(values))})"
 
 
@@ -86,10 +90,12 @@ def _facts(runs: dict[str, list[Kept]]) -> list[str]:
     )
     return [
         f"`dp-sgd` costs the student {100 * (plain - private):.1f} points (target: at most {TARGET:g}). Five rounds, "
-        f"10 sites of 5,000 rows dealt evenly, 10,000 proxy rows, seeds {SEEDS[0]} to {SEEDS[-1]}: mean (range); delta "
-        f"1e-5, unit record, zero-out, PLD, composed over the whole run; SIMULATION, NOT PRIVATE; {machine()}.",
+        f"10 sites of 5,000 rows dealt evenly, 10,000 proxy rows; seeds {SEEDS[0]} to {SEEDS[-1]}, mean (range), one "
+        f"seed for the others; delta 1e-5, unit record, PLD, composed over the whole run; SIMULATION, NOT PRIVATE; "
+        f"{machine()}.",
         f"The settings were found in some {tried} trials on MNIST itself, which is public. On private data those "
-        f"trials would have cost epsilon {kept:g} in all, or {best:g} had only the best of a random number of them been kept.",
+        f"trials would have cost epsilon {kept:g} in all, or {best:g} had only the best of a random number of them "
+        "been kept.",
     ]
 
 
