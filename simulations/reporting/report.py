@@ -107,7 +107,7 @@ def _privacy(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "facts": [
             ("Mechanism", f"{most['mechanism']}: {told['worth']}"),
             ("Budget of a data set", f"epsilon {shown(most['budget'])} at delta {most['delta']:.4g}"),
-            ("Unit, neighbours", f"{most['unit']}, {most['adjacency'].replace('_', '-')}; how many rows is public"),
+            ("Unit, neighbours", f"{most['unit']}, {most['adjacency'].replace('_', '-')}; their number is public"),
             ("Composition", f"{most['composition']}, {most['accountant']}"),
             ("Not covered", "; ".join(most["not_covered"])),
         ],

@@ -51,10 +51,12 @@ class Killed:
 
     def ask(self, plans):
         global kills
+        hit = rng.choice(self.clients)  # one site a round, so that the other's answer makes a quorum
         for site, blob in plans.items():
             for attempt in range(3):
                 # Answers take some 50 ms here: most moments fall into one. The last attempt is left alone.
-                moment = rng.uniform(1e-4, 0.08) if attempt < 2 and kills < told["kills"] else None
+                dies = site == hit and attempt < 2 and kills < told["kills"]
+                moment = rng.uniform(1e-4, 0.08) if dies else None
                 answer, killed = sent(site, blob, moment)
                 kills += killed
                 if answer:
@@ -75,7 +77,7 @@ refusals = [decode_answer(bytes.fromhex(answer)).code for _, _, answer in log
             if isinstance(decode_answer(bytes.fromhex(answer)), Refusal)]
 print(json.dumps({"kills": kills, "rounds": rounds, "log": log, "refusals": refusals}))
 """
-ROUNDS = 30
+ROUNDS = 40
 # 30 rows, 10 a step, 2 epochs an answer.
 STEPS = 6
 
@@ -112,9 +114,7 @@ def test_a_site_that_is_killed_at_50_random_moments_never_spends_unrecorded_and_
             "row_quorum": 1,
         },
     }
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(told)], capture_output=True, text=True, check=True, timeout=540
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(told)], capture_output=True, text=True, check=True)
     ended = json.loads(done.stdout)
     assert ended["kills"] >= 40, done.stderr  # the last attempts are left alone
     assert ended["rounds"] == ROUNDS, done.stderr

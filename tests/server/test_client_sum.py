@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from distillation.learner import Training
 from privacy.accounting import epsilon_of
 from privacy.events import Gaussian
 from privacy.ledger import Ledger, TermsDiffer
@@ -12,6 +13,7 @@ from privacy.mechanisms import mechanism
 from privacy.mechanisms.mechanism import DrawnNoise
 from privacy.noise import Draw, SeededEntropy
 from server.client_sum import ClientSumRule, SplitSumSettings, calibrated
+from server.config import FederationConfig, StudentSettings
 from server.replies import QuorumError
 from server.rounds import run_rounds
 from strategies.aggregator import Ballot
@@ -225,3 +227,35 @@ def test_what_cannot_be_promised_is_refused(told, said):
 def test_the_coordinators_view_of_split_noise_is_the_sites():
     split = SplitSumSettings(clip=1.0, noise_multiplier=2.0, clients=10, least=7, colluding=0.1).mechanism(3)
     assert (split.honest, split.classes, split.clients) == (7, 3, 10)  # ceil(.9 * 7)
+
+
+def federation(exchange, aggregator="mean", keep_votes=False, private=True, split=False, **changed):
+    told = {"clip": 1.0, "noise_multiplier": 2.0, "clients": 5, "least": 4, "colluding": 0.0}
+    return FederationConfig(
+        exchange=exchange(**changed),
+        rounds=1,
+        clients=5,
+        aggregator=aggregator,
+        aggregator_settings={},
+        student=StudentSettings(model="linear", training=Training(), distil_epochs=1, best_metric="accuracy"),
+        proxy="p",
+        test="",
+        device="cpu",
+        timeout_s=70.0,
+        keep_votes=keep_votes,
+        client_sum=settings() if private else None,
+        split_sum=SplitSumSettings(**told) if split else None,
+    )
+
+
+def test_a_coordinators_settings_refuse_what_the_noise_does_not_pay_for(exchange):
+    assert federation(exchange).client_sum == settings()
+    for said, changed in (
+        ("'median' needs single votes or weights, which no noise pays for", {"aggregator": "median"}),
+        ("mode='async' counts a vote in more than one round", {"mode": "async"}),
+        ("choice='disagreement' chooses rows by single votes", {"choice": "disagreement"}),
+        ("keep_votes=true would teach students anew without noise", {"keep_votes": True}),
+        ("split_sum needs secure_sum=true: alone, a site's share", {"private": False, "split": True}),
+    ):
+        with pytest.raises(ValueError, match=said):
+            federation(exchange, **changed)

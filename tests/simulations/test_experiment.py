@@ -42,7 +42,7 @@ RUN_KEYS = {
         "pooled",
         "fedavg",
     ),
-    *("failures", "upload_bytes", "download_bytes", "weights_bytes", "seconds", "confusion", "last_round"),
+    *("privacy", "failures", "upload_bytes", "download_bytes", "weights_bytes", "seconds", "confusion", "last_round"),
 }
 
 
