@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 # 52 bits, not 53: u + 0.5 is then exact, where 2^53 - 0.5 would be rounded to 2^53, and its normal number be infinite.
 _GRID = 2.0**-52
@@ -79,5 +78,7 @@ class Draw:
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Standard normal numbers, by the inverse distribution function."""
+        from scipy.special import ndtri  # half a second, which a site without noise need not wait
+
         normal: NDArray[np.float64] = ndtri(self.uniform(shape))
         return normal

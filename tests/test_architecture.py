@@ -22,7 +22,8 @@ def imported_by(*modules):
         # a site: neither Flower's simulation nor plots nor anything of the coordinator
         (
             ("client.app", "client.node"),
-            {"ray", "matplotlib", "transformers", "datasets", "flwr_datasets", "sklearn", "server", "simulations"},
+            {"ray", "matplotlib", "transformers", "datasets", "flwr_datasets", "sklearn", "server", "simulations"}
+            | {"scipy", "opacus", "dp_accounting"},  # seconds, for a site that promises nothing
         ),
         # a worker process of the in-process engine starts often and many times
         (("simulations.engines.worker", "simulations.baselines"), {"flwr", "ray", "matplotlib", "pandas", "sklearn"}),
