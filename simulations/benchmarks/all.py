@@ -20,6 +20,7 @@ COMMANDS = (
     ("dp_cost",),
     ("dp_accuracy",),
     ("private_federation",),
+    ("membership",),
     ("secure_sum",),
 )
 

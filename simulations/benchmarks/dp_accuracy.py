@@ -130,7 +130,18 @@ class Search:
     trials: int
 
 
-SEARCHES = (Search("scatter-linear", "", 30), Search("site", "", 20))
+SEARCHES = (
+    Search(
+        "scatter-linear",
+        "batches of 4,096 to 16,384, 40 to 100 epochs, step sizes of 1.2 to 28, clipping at .1 and 1, group sizes",
+        30,
+    ),
+    Search(
+        "site",
+        "batches of 250 to 5,000, 30 to 200 steps, step sizes of .2 to 20, with and without momentum, public PCA",
+        34,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)

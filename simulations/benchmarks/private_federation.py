@@ -66,7 +66,7 @@ def _row(name: str, runs: Sequence[Kept]) -> list[str]:
         "no bound" if most is None else f"{most['epsilon']:.4f}",
         _spread([run.run["student"]["accuracy"] for run in runs]),
         _spread([run.run["teacher"]["accuracy"] for run in runs]),
-        "" if most is None else most["statement"].split(", seeded noise")[0].rsplit("1e-04, ")[-1],
+        "" if most is None else most["statement"].split(", seeded noise")[0].rsplit("interval 1e-4, ")[-1],
     ]
 
 
@@ -83,7 +83,7 @@ def _facts(runs: dict[str, list[Kept]]) -> list[str]:
         statistics.mean(run.run["student"]["accuracy"] for run in runs[name]) for name in ("none", "dp-sgd")
     )
     events = from_json(runs["dp-sgd"][0].run["privacy"]["max"]["events"])
-    tried = 15
+    tried = 34  # the search of the recipe `site` in dp_accuracy.py
     kept, best = (
         round_up(epsilon_of([event for event in events for _ in range(tried)], 1e-5), 2),
         round_up(best_of_epsilon(events, 1e-5, tried), 2),
