@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import simulations
@@ -90,6 +92,23 @@ class _Runner:
             self._child.stdout.close()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until what is inside is done: nobody could end a process that is on no list yet."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            before(*caught[0])
+
+
 def run_jobs(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, dict[str, Any]], None, None]:
     """Run points, `parallel` at once, in their order.
 
@@ -102,10 +121,15 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, dict[st
     """
     inbox: queue.Queue[tuple[_Runner, dict[str, Any] | None]] = queue.Queue()
     waiting, runners = deque(jobs), list[_Runner]()
+
+    def start() -> None:
+        with _uninterrupted():
+            runners.append(_Runner(inbox))
+        runners[-1].give(waiting.popleft())
+
     try:
         for _ in range(min(parallel, len(jobs))):
-            runners.append(_Runner(inbox))
-            runners[-1].give(waiting.popleft())
+            start()
         left = len(jobs)
         while left:
             runner, news = inbox.get()
@@ -117,8 +141,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, dict[st
                     continue
                 news = {"do": "done", "error": runner.ending()}
                 if waiting:
-                    runners.append(_Runner(inbox))
-                    runners[-1].give(waiting.popleft())
+                    start()
             elif news["do"] == "done":
                 runner.give(waiting.popleft() if waiting else None)
             if job is not None:

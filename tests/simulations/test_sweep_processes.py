@@ -149,6 +149,22 @@ def test_an_interrupted_pool_ends_its_processes_whatever_they_do(stuck):
     assert runners() == []
 
 
+def test_ctrl_c_while_a_process_is_being_started_waits_until_it_can_be_ended(stuck, monkeypatch):
+    import simulations.sweeps.pool as pool
+
+    class Hit(pool._Runner):
+        def __init__(self, inbox):
+            super().__init__(inbox)
+            signal.raise_signal(signal.SIGINT)  # it runs, and nobody has it yet
+
+    monkeypatch.setattr(pool, "_Runner", Hit)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        next(run_jobs([stuck("a"), stuck("b")], 2))
+    assert runners() == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def _interrupted(jobs):
     """Ctrl-C while the pool waits for news."""
     import threading
