@@ -76,6 +76,8 @@ class PromiseSection(Section):
     delta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     # plan: rounds and noise are fixed before the first answer, and cost least. filter: they may be changed later.
     composition: Literal["plan", "filter"] = "plan"
+    # Rows that one patient or machine has at most: epsilon then covers all of them together (unit "group").
+    group_size: Annotated[int, Field(ge=1, le=1000)] = 1
     # k-rr and gaussian-output are for comparison; their reports say what they are worth.
     allow_baseline: bool = False
 

@@ -36,6 +36,7 @@ class Promise:
         epsilon, delta: over the life of the data set.
         epsilon_given: by the owner; else it is what the rounds cost at this noise.
         composition: "plan" or "filter".
+        group_size: records that epsilon covers together.
         seeded: a simulation, NOT PRIVATE.
     """
 
@@ -52,6 +53,7 @@ class Promise:
     delta: float
     epsilon_given: bool
     composition: str
+    group_size: int
     seeded: bool
 
     @property
@@ -88,7 +90,7 @@ class Promise:
         order = filter_order(self.total(), self.epsilon, self.delta) if self.composition == "filter" else None
         mode = "filter" if self.composition == "filter" else "plan"
         unit, adjacency = self.mechanism.UNIT, self.mechanism.ADJACENCY
-        return Terms(unit, adjacency, mode, self.epsilon, self.delta, order, self.seeded)  # type: ignore[arg-type]
+        return Terms(unit, adjacency, mode, self.epsilon, self.delta, order, self.seeded, self.group_size)  # type: ignore[arg-type]
 
     @property
     def parameters(self) -> str:
@@ -150,7 +152,7 @@ class _Told:
 # Calibration takes a second, and a simulation has many alike sites.
 @lru_cache(maxsize=256)
 def _promise(told: _Told) -> Promise:
-    from privacy.accounting import check_delta, default_delta, epsilon_of
+    from privacy.accounting import check_delta, default_delta, group_epsilon_of
     from privacy.calibration import noise_for_events
 
     section = PrivacySection.model_validate_json(told.section)
@@ -172,17 +174,35 @@ def _promise(told: _Told) -> Promise:
             delta,
             section.epsilon is not None,
             section.composition,
+            section.group_size,
             section.seeded,
         )
 
     noise = section.noise_multiplier
+    _check_group(section, at(noise or 1.0).mechanism)
     if section.epsilon is not None and not noise:
-        calibrated = noise_for_events if section.composition == "plan" else _filter_noise
-        noise = calibrated(section.epsilon, delta, lambda noise: at(noise).total())
+        if section.composition == "plan":
+            noise = noise_for_events(section.epsilon, delta, lambda noise: at(noise).total(), section.group_size)
+        else:
+            noise = _filter_noise(section.epsilon, delta, lambda noise: at(noise).total())
     promise = at(noise)
     if section.epsilon is not None:
         return promise
-    return replace(promise, epsilon=epsilon_of(promise.total(), delta))
+    return replace(promise, epsilon=group_epsilon_of(promise.total(), delta, section.group_size))
+
+
+def _check_group(section: PrivacySection, mechanism: Mechanism) -> None:
+    if section.group_size == 1:
+        return
+    if section.composition == "filter":
+        raise ValueError(
+            f"group_size={section.group_size} needs composition='plan': a filter counts single records; plan the rounds"
+        )
+    if mechanism.UNIT != "record":
+        raise ValueError(
+            f"group_size={section.group_size} is for mechanisms that protect records, and {section.mechanism.name!r} "
+            f"protects a whole {mechanism.UNIT}: leave it out"
+        )
 
 
 def _mechanism(section: PrivacySection, told: _Told, noise: float) -> Mechanism:

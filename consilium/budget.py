@@ -101,6 +101,7 @@ def _ledger(ledger: Ledger) -> dict[str, Any]:
         "data_set": ledger.data_set,
         "mode": terms.mode,
         "unit": terms.unit,
+        "group_size": terms.group_size,
         "adjacency": terms.adjacency,
         "seeded": terms.seeded,
         "epsilon_total": terms.epsilon,
@@ -145,7 +146,8 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
         return
     from privacy.statement import shown
 
-    promise = f"{told['unit']}, {told['adjacency'].replace('_', '-')}, composed by {told['mode']}"
+    unit = told["unit"] if told["group_size"] == 1 else f"any {told['group_size']} records together"
+    promise = f"{unit}, {told['adjacency'].replace('_', '-')}, composed by {told['mode']}"
     total = f"epsilon {shown(told['epsilon_total'])} at delta {told['delta_total']:.4g}"
     charged = f"epsilon {shown(told['epsilon_charged'])} at delta {told['delta_charged']:.4g}"
     console.print(f"  total    {total}; {promise}", highlight=False, soft_wrap=True)
@@ -177,11 +179,12 @@ def plan(
     noise: Annotated[float, typer.Option(help="Noise multiplier; 0: the least that keeps epsilon for --rounds.")] = 0.0,
     epsilon: Annotated[float, typer.Option(help="Budget; 0: what --rounds at --noise cost.")] = 0.0,
     delta: Annotated[float, typer.Option(help="0: min(1e-5, 1/(10 records)).")] = 0.0,
+    group_size: Annotated[int, typer.Option(help="Rows that epsilon covers together: a patient's.", min=1)] = 1,
     reporting: Reporting = Format.text,
 ) -> None:
     """DP-SGD: how many rounds at this noise, what noise for these rounds, or what both cost. Give two of the three."""
     with exit_codes(reporting):
-        told = planned(records, epochs, batch_size, rounds, noise, epsilon, delta)
+        told = planned(records, epochs, batch_size, rounds, noise, epsilon, delta, group_size)
         if reporting is Format.json:
             print_json("ok", 0, told)
             return
@@ -195,14 +198,21 @@ def plan(
 
 
 def planned(
-    records: int, epochs: int, batch_size: int, rounds: int, noise: float, epsilon: float, delta: float
+    records: int,
+    epochs: int,
+    batch_size: int,
+    rounds: int,
+    noise: float,
+    epsilon: float,
+    delta: float,
+    group_size: int = 1,
 ) -> dict[str, Any]:
     """The missing one of rounds, noise and epsilon.
 
     Raises:
         ConfigError: other than two of the three are given, or nothing fits.
     """
-    from privacy.accounting import check_delta, default_delta, epsilon_of, round_up
+    from privacy.accounting import check_delta, default_delta, group_epsilon_of, round_up
     from privacy.calibration import noise_for_events, steps_for
     from privacy.events import Events, times
     from privacy.mechanisms.dp_sgd import DpSgdTraining
@@ -216,17 +226,20 @@ def planned(
     def answer(multiplier: float) -> Events:
         return DpSgdTraining(multiplier, batch_size=batch_size).fit_events(records, epochs)
 
+    def all_answers(multiplier: float, rounds: int) -> Events:
+        return tuple(times(event, rounds) for event in answer(multiplier))
+
     try:
         chosen = delta or default_delta(records)
         check_delta(chosen, records)
         if not noise:
-            noise = noise_for_events(epsilon, chosen, lambda s: tuple(times(event, rounds) for event in answer(s)))
+            noise = noise_for_events(epsilon, chosen, lambda s: all_answers(s, rounds), group_size)
         if not rounds:
-            rounds = steps_for(epsilon, chosen, answer(noise))
+            rounds = steps_for(epsilon, chosen, answer(noise), group_size)
         if not rounds:
             raise ConfigError(f"--epsilon={epsilon:g} does not pay for one answer at --noise={noise:g}: add noise")
-        events = tuple(times(event, rounds) for event in answer(noise))
-        cost = epsilon_of(events, chosen)
+        events = all_answers(noise, rounds)
+        cost = group_epsilon_of(events, chosen, group_size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     (event,) = events
@@ -237,7 +250,7 @@ def planned(
         "delta": chosen,
         "sample_rate": event.sample_rate,  # type: ignore[union-attr]
         "steps": event.count,
-        "unit": "record",
+        "unit": "record" if group_size == 1 else f"group({group_size})",
         "adjacency": "zero_out",
         "accountant": "dp-accounting PLD, REPLACE_SPECIAL",
     }

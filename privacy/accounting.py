@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, assert_never
 
-from privacy.delta import LEAST_DELTA, check_delta, default_delta
+from privacy.delta import LEAST_DELTA, check_delta, check_group, default_delta
 from privacy.events import Event, Events, Gaussian, PoissonGaussian, RandomizedResponse, merged
 from privacy.gaussian_formulas import analytic_gaussian_delta, analytic_gaussian_epsilon, analytic_gaussian_noise
 from privacy.groups import group_law, group_mean_loss
@@ -47,7 +47,6 @@ INTERVAL = 1e-4
 _MOST_LOSS = 50.0
 _LEAST_NOISE = 0.1
 _MOST_COUNT = 10**8
-_MOST_RECORDS = 1000
 # The library computes cells ** count for a coarse law; at 10^6 releases this alone takes seconds, at 10^8 for ever.
 _CHUNK = 2**14
 
@@ -77,14 +76,15 @@ def epsilon_of(events: Sequence[Event], delta: float) -> float:
     return _epsilon(_canonical(events), delta, 1, INTERVAL)
 
 
-def rough_epsilon_of(events: Sequence[Event], delta: float) -> float:
-    """epsilon_of on a ten times coarser grid, in a tenth of the time: to search with, never to show.
+def rough_epsilon_of(events: Sequence[Event], delta: float, records: int = 1) -> float:
+    """group_epsilon_of on a ten times coarser grid, in a tenth of the time: to search with, never to show.
 
     Raises:
-        ValueError: as in epsilon_of.
+        ValueError: as in group_epsilon_of.
     """
     check_delta(delta)
-    return _epsilon(_canonical(events), delta, 1, 10.0 * INTERVAL)
+    check_group(records)
+    return _epsilon(_canonical(events), delta, records, 10.0 * INTERVAL)
 
 
 def group_epsilon_of(events: Sequence[Event], delta: float, records: int) -> float:
@@ -98,10 +98,7 @@ def group_epsilon_of(events: Sequence[Event], delta: float, records: int) -> flo
         ValueError: as in epsilon_of; records is not in 1..1000.
     """
     check_delta(delta)
-    if isinstance(records, bool) or not isinstance(records, int) or not 1 <= records <= _MOST_RECORDS:
-        raise ValueError(
-            f"records={records} must be a whole number in 1..{_MOST_RECORDS}: for more, protect the whole client"
-        )
+    check_group(records)
     return _epsilon(_canonical(events), delta, records, INTERVAL)
 
 

@@ -47,7 +47,7 @@ def share_of(tally: Tally, name: str, events: Events, delta: float | None) -> fl
             f"{total[1]}: give each plan a share of delta when it is reserved"
         )
     before = _of_plans(tally)
-    epsilon = math.fsum([before, _epsilon_of(events, share)])
+    epsilon = math.fsum([before, _epsilon_of(tally, events, share)])
     if epsilon > total[0]:
         raise BudgetExceeded(
             f"plan {name!r} brings epsilon from {before:.4f} to {epsilon:.4f}, above {total[0]}: plan more noise or "
@@ -105,7 +105,7 @@ def epsilon_of_releases(tally: Tally) -> float:
         return math.inf if tally.releases or tally.inherited else 0.0
     if tally.terms.mode == "plan":
         plans = tally.plans.values()
-        return math.fsum(_epsilon_of(events_of(plan.drawn), plan.delta) for plan in plans if plan.drawn)
+        return math.fsum(_epsilon_of(tally, events_of(plan.drawn), plan.delta) for plan in plans if plan.drawn)
     if not tally.spent:
         return 0.0
     from privacy.accounting import conversion, rdp_of
@@ -137,7 +137,7 @@ def _passes(tally: Tally, events: Sequence[Event], count: int = 1) -> bool:
 
 
 def _of_plans(tally: Tally) -> float:
-    return math.fsum(_epsilon_of(plan.events, plan.delta) for plan in tally.plans.values())
+    return math.fsum(_epsilon_of(tally, plan.events, plan.delta) for plan in tally.plans.values())
 
 
 def _totals(terms: Terms) -> tuple[float, float]:
@@ -158,7 +158,7 @@ def _filter_total(terms: Terms) -> float:
     return filter_budget(*_totals(terms), _order(terms))
 
 
-def _epsilon_of(events: Events, delta: float) -> float:
-    from privacy.accounting import epsilon_of
+def _epsilon_of(tally: Tally, events: Events, delta: float) -> float:
+    from privacy.accounting import group_epsilon_of
 
-    return epsilon_of(events, delta)
+    return group_epsilon_of(events, delta, tally.terms.group_size)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from scipy.optimize import brentq
 
-from privacy.accounting import check_delta, conversion, epsilon_of, rdp_epsilon, rdp_of, rough_epsilon_of
+from privacy.accounting import check_delta, conversion, group_epsilon_of, rdp_epsilon, rdp_of, rough_epsilon_of
 from privacy.events import Events, PoissonGaussian, times
 from privacy.rdp import ORDERS
 
@@ -42,13 +42,14 @@ def _noise_for_steps(epsilon: float, delta: float, at_one: PoissonGaussian) -> f
     return noise_for_events(epsilon, delta, lambda noise: (PoissonGaussian(at_one.sample_rate, noise, at_one.count),))
 
 
-def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], Events]) -> float:
-    """The noise with which a plan costs no more than (epsilon, delta) by epsilon_of.
+def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], Events], records: int = 1) -> float:
+    """The noise with which a plan costs no more than (epsilon, delta) by group_epsilon_of.
 
     Args:
         epsilon: nats, in (0, 50].
         events_at: the plan's events at a noise; more noise must cost no more. The noise may be any number of which
             this holds: a multiplier, or 1 / label_epsilon.
+        records: that the promise covers together, 1 or more.
 
     Returns:
         A number of four decimals that fits where the one before it does not. It is the smallest wherever the
@@ -58,19 +59,21 @@ def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], 
         ValueError: epsilon or delta is outside its bounds, the plan is empty, or no noise in [0.1, 1e6] fits.
 
     Guarantees:
-        epsilon_of(events_at(result), delta) <= epsilon was computed for the very number returned.
+        group_epsilon_of(events_at(result), delta, records) <= epsilon was computed for the very number returned.
     """
     _check(epsilon, delta)
     if not events_at(MOST_NOISE):
         raise ValueError("events_at returns no events: a plan that releases nothing needs no noise")
 
     def cost(noise: float) -> float:
-        return epsilon_of(events_at(noise), delta)
+        return group_epsilon_of(events_at(noise), delta, records)
 
     def rough(noise: float) -> float:
-        return rough_epsilon_of(events_at(noise), delta)
+        return rough_epsilon_of(events_at(noise), delta, records)
 
-    start = _root(rough, epsilon, _guess(epsilon, delta, events_at))
+    # A plain Gaussian's noise grows with the group; a sampled one's by less.
+    guess = min(MOST_NOISE, records * _guess(epsilon, delta, events_at))
+    start = _root(rough, epsilon, guess)
     # What the coarse grid adds hardly depends on the noise: aim lower by as much.
     aim = epsilon - (cost(start) - rough(start))
     if 0.0 < aim <= MOST_EPSILON:
@@ -78,12 +81,13 @@ def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], 
     return _settled(cost, epsilon, start)
 
 
-def steps_for(epsilon: float, delta: float, event_per_round: Events) -> int:
-    """How many such rounds, planned in advance, cost no more than (epsilon, delta) by epsilon_of.
+def steps_for(epsilon: float, delta: float, event_per_round: Events, records: int = 1) -> int:
+    """How many such rounds, planned in advance, cost no more than (epsilon, delta) by group_epsilon_of.
 
     Args:
         epsilon: nats, in (0, 50].
         event_per_round: what one round costs.
+        records: that the promise covers together, 1 or more.
 
     Returns:
         0 where not even one fits; never more than a million, however many would fit.
@@ -96,10 +100,10 @@ def steps_for(epsilon: float, delta: float, event_per_round: Events) -> int:
         raise ValueError("event_per_round is empty: a round that releases nothing can be repeated for ever")
 
     def fits(rounds: int) -> bool:
-        return epsilon_of([times(event, rounds) for event in event_per_round], delta) <= epsilon
+        return group_epsilon_of([times(event, rounds) for event in event_per_round], delta, records) <= epsilon
 
     low = 0
-    high = _rounds_by_rdp(epsilon, delta, event_per_round)
+    high = max(1, _rounds_by_rdp(epsilon, delta, event_per_round) // records)
     while fits(high):
         if high == MOST_ROUNDS:
             return MOST_ROUNDS

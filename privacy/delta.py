@@ -1,9 +1,10 @@
-"""The probability with which a guarantee may fail: far below one record's, and never guessed in silence."""
+"""Delta, far below one record's share and never guessed in silence; and how many records one guarantee may cover."""
 
 from __future__ import annotations
 
 # Below this the convolutions of epsilon_of are no better than float64's rounding.
 LEAST_DELTA = 1e-12
+MOST_RECORDS = 1000
 
 
 def default_delta(records: int) -> float:
@@ -43,6 +44,18 @@ def check_delta(delta: float, records: int | None = None) -> None:
         raise ValueError(
             f"delta={delta} must be at most 1/n={1.0 / records:g} for n={records} records, or publishing one of them "
             f"would satisfy it: give {default_delta(records):g}"
+        )
+
+
+def check_group(records: int) -> None:
+    """Raise unless a group of so many records can be accounted for.
+
+    Raises:
+        ValueError: it is not in 1..1000.
+    """
+    if isinstance(records, bool) or not isinstance(records, int) or not 1 <= records <= MOST_RECORDS:
+        raise ValueError(
+            f"records={records} must be a whole number in 1..{MOST_RECORDS}: for more, protect the whole client"
         )
 
 

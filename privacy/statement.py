@@ -25,7 +25,8 @@ class Statement:
     Attributes:
         client, data_set: whose records; a random UUID.
         mechanism: of the releases, by name.
-        unit, adjacency: whose presence is hidden, against which change; n_public: the number of records is no secret.
+        unit, adjacency: whose presence is hidden, against which change: "record", "client", or "group(k)", any k
+            records together; n_public: the number of records is no secret.
         epsilon, delta: promised for all that was released or reserved; epsilon is rounded up to 4 digits.
         budget: the epsilon that is never exceeded over the life of the data set.
         accountant, composition: how epsilon was computed from `events`.
@@ -119,7 +120,7 @@ def statement_of(ledger: Ledger, client: str) -> Statement:
         client=client,
         data_set=ledger.data_set,
         mechanism=", ".join(sorted({told["mechanism"] for told in requests})) or "none yet",
-        unit=terms.unit,
+        unit=terms.unit if terms.group_size == 1 else f"group({terms.group_size})",
         adjacency=terms.adjacency,
         n_public=True,
         epsilon=round_up(charged),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeGuard
 
 from privacy.chain import canonical
-from privacy.delta import check_delta
+from privacy.delta import check_delta, check_group
 from privacy.events import Events
 
 Mode = Literal["plan", "filter", "count"]
@@ -31,6 +31,8 @@ class Terms:
         epsilon, delta: the totals; None in mode "count".
         order: a*, the one integer order of mode "filter"; None in the others.
         seeded: a simulation, NOT PRIVATE: its noise can be computed again.
+        group_size: records that one epsilon covers together, as one patient's rows; 1 unless unit is "record" and mode
+            "plan".
     """
 
     unit: str
@@ -40,6 +42,7 @@ class Terms:
     delta: float | None
     order: int | None
     seeded: bool
+    group_size: int = 1
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -51,6 +54,12 @@ class Terms:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
         if not isinstance(self.seeded, bool):
             raise ValueError(f"seeded={self.seeded!r} must be true or false")
+        check_group(self.group_size)
+        if self.group_size > 1 and (self.unit != "record" or self.mode != "plan"):
+            raise ValueError(
+                f"group_size={self.group_size} needs unit 'record' and mode 'plan', not {self.unit!r} and "
+                f"{self.mode!r}: a filter counts single records, and a client is a group already"
+            )
         if self.mode == "count":
             self._must_be_none("epsilon", "delta", "order")
             return

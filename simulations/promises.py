@@ -33,6 +33,7 @@ def section_of(config: ExperimentConfig, site: str, state: Path) -> PrivacySecti
         noise_multiplier=told.noise_multiplier,
         delta=told.delta,
         composition=told.composition,
+        group_size=told.group_size,
         allow_baseline=told.allow_baseline,
         epsilon=told.epsilon,
         rounds=config.federation.rounds,

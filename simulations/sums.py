@@ -77,6 +77,8 @@ def client_sum_of(config: ExperimentConfig) -> ClientSumSettings | None:
         raise ConfigError(f"privacy.mechanism: {NAME} has one setting, clip, a number, and {settings} is given")
     if told.composition != "plan":
         raise ConfigError(f'privacy.composition={told.composition!r} goes with sites\' mechanisms; {NAME} takes "plan"')
+    if told.group_size > 1:
+        raise ConfigError(f"privacy.group_size={told.group_size} goes with sites' mechanisms; {NAME} covers all rows")
     federation = config.federation
     try:
         made = calibrated(

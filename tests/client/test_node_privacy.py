@@ -10,8 +10,10 @@ import torch
 from client.config import PartSection, PrivacySection, SiteConfigError, load_site, write_site
 from client.node import Node
 from distillation.learner import TorchLearner
+from privacy.accounting import epsilon_of, group_epsilon_of
 from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse
 from privacy.ledger import Ledger
+from privacy.statement import statement_of
 from strategies.messages import LedgerHead, Refusal
 from strategies.wire import decode_answer, encode_plan
 
@@ -74,6 +76,19 @@ def test_the_site_and_not_the_coordinator_sets_the_noise(site_file, make_plan, p
     with ledger(site_file) as opened:
         assert opened.events() == (PoissonGaussian(1 / 3, 2.5, STEPS),)
         assert opened.plans()[next(iter(opened.plans()))].events == (PoissonGaussian(1 / 3, 2.5, 3 * STEPS),)
+
+
+def test_a_patients_rows_are_covered_together_and_the_statement_says_so(site_file, make_plan, promise, code_of):
+    promise(group_size=4)
+    assert answered(Node.open(site_file).answer(encode_plan(make_plan(site_file))))
+    with ledger(site_file) as opened:
+        (plan,) = opened.plans().values()
+        told = statement_of(opened, "site-0")
+    assert group_epsilon_of(plan.events, told.delta, 4) <= 3.0 < group_epsilon_of(plan.events, told.delta, 4) + 0.01
+    assert epsilon_of(plan.events, told.delta) < 1.5
+    assert (told.unit, told.budget) == ("group(4)", 3.0)
+    assert told.sentence().startswith("SIMULATION, NOT PRIVATE: (eps=")
+    assert ", group(4), zero-out" in told.sentence()
 
 
 def test_a_site_out_of_budget_stops_answering_before_it_looks_at_a_row(
@@ -214,7 +229,9 @@ def test_a_ledger_that_was_deleted_is_missed_by_the_sites_own_state(site_file, m
     assert [code_of(Node.open(site_file), plan) for plan in (second, first)] == 2 * ["ledger_rolled_back"]
 
 
-@pytest.mark.parametrize("changed", [{"epsilon": 8.0}, {"delta": 1e-3}, {"composition": "filter"}, {"seeded": False}])
+@pytest.mark.parametrize(
+    "changed", [{"epsilon": 8.0}, {"delta": 1e-3}, {"composition": "filter"}, {"seeded": False}, {"group_size": 2}]
+)
 def test_a_promise_cannot_be_changed_once_something_was_released(
     site_file, make_plan, plans, promise, code_of, changed, untouched
 ):
@@ -304,6 +321,7 @@ def test_a_baseline_must_be_switched_on_by_name(site_file, promise, mechanism):
         ({"mechanism": PartSection(name="dp-sgd", clip_nrm=1.0)}, "dp-sgd has no setting 'clip_nrm'"),
         ({"delta": 0.5}, "delta=0.5"),
         ({"epsilon": 60.0}, "epsilon=60.0"),
+        ({"group_size": 2, "composition": "filter"}, "group_size=2 needs composition='plan'"),
     ],
 )
 def test_a_promise_that_cannot_be_kept_is_refused_when_the_site_opens(site_file, promise, told, sentence):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from privacy.accounting import analytic_gaussian_noise, epsilon_of
+from privacy.accounting import analytic_gaussian_noise, epsilon_of, group_epsilon_of
 from privacy.calibration import MOST_ROUNDS, noise_for, noise_for_events, steps_for
 from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse, times
 
@@ -63,6 +63,24 @@ def test_noise_of_a_mixed_plan_covers_all_of_it():
     noise = noise_for_events(2.0, DELTA, plan)
     assert epsilon_of(plan(noise), DELTA) <= 2.0 < epsilon_of(plan(noise - 1e-4), DELTA)
     assert noise > noise_for(2.0, DELTA, 0.05, 40)
+
+
+@pytest.mark.parametrize("records", [2, 5])
+def test_noise_for_a_patients_rows_covers_all_of_them_and_no_more(records):
+    def plan(noise):
+        return (PoissonGaussian(0.05, noise, 40),)
+
+    noise = noise_for_events(3.0, DELTA, plan, records)
+    assert group_epsilon_of(plan(noise), DELTA, records) <= 3.0 < group_epsilon_of(plan(noise - 1e-4), DELTA, records)
+    # The group is sampled row by row: less noise than `records` times a single record's, more than one's.
+    assert noise_for(3.0, DELTA, 0.05, 40) < noise < records * noise_for(3.0, DELTA, 0.05, 40)
+    rounds = steps_for(3.0, DELTA, (PoissonGaussian(0.05, noise, 1),), records)
+    assert rounds == 40
+
+
+def test_a_groups_plain_gaussian_takes_noise_as_many_times_larger():
+    one, five = (noise_for_events(3.0, DELTA, lambda s: (Gaussian(s, 3),), k) for k in (1, 5))
+    assert five == pytest.approx(5 * one, abs=6e-4)
 
 
 def test_noise_of_randomised_labels_is_one_over_their_epsilon():

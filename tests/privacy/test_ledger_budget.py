@@ -71,6 +71,40 @@ def test_a_plan_is_charged_as_a_whole_before_its_first_release(make):
         assert ledger.charged() == (pytest.approx(2.9999, abs=5e-5), 1e-5)
 
 
+@pytest.mark.parametrize(("group_size", "epsilon"), [(1, 0.9351), (2, 2.0161), (5, 5.7599)])
+def test_a_ledger_of_groups_charges_what_all_records_of_one_lose(make, group_size, epsilon):
+    plan = (PoissonGaussian(0.05, 3.0, 200),)  # 4.5 of the reference
+    with make(replace(PLAN, epsilon=6.0, group_size=group_size)) as ledger:
+        ledger.plan("all", plan)
+        ledger.reserve(request(1), plan)
+        assert ledger.charged()[0] == pytest.approx(epsilon, abs=5e-5)
+        assert ledger.epsilon() == ledger.charged()[0]
+    short = make(replace(PLAN, epsilon=epsilon - 1e-3, group_size=group_size), "short.sqlite")
+    with short as ledger, pytest.raises(BudgetExceeded, match=r"brings epsilon from 0\.0000 to"):
+        ledger.plan("all", plan)
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"group_size": 0}, r"records=0 must be a whole number in 1\.\.1000"),
+        ({"group_size": True}, "records=True must be a whole number"),
+        ({"group_size": 2, "unit": "client"}, "group_size=2 needs unit 'record' and mode 'plan', not 'client'"),
+        ({"group_size": 2, "mode": "filter", "order": 8}, "not 'record' and 'filter': a filter counts single records"),
+    ],
+)
+def test_groups_that_no_ledger_can_account_for_are_refused(told, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(PLAN, **told)
+
+
+def test_a_ledger_from_before_there_were_groups_is_one_of_single_records(make):
+    with make(PLAN) as ledger:
+        (opened,) = ledger.rows()
+    assert opened.body["terms"].pop("group_size") == 1
+    assert Terms.read(opened.body["terms"]) == PLAN
+
+
 def test_the_same_plan_again_is_no_second_one(make):
     with make(PLAN) as ledger:
         ledger.plan("all", (Gaussian(5.0, 2), Gaussian(5.0, 1)))

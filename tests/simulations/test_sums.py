@@ -157,6 +157,7 @@ CENTRAL_REFUSED = [
     ({"federation": {"keep_votes": True}}, {}, "would teach students anew without noise"),
     ({"strategy": {"choice": "disagreement"}}, {}, "chooses rows by single votes"),
     ({}, {"composition": "filter"}, "client-sum takes \"plan\""),
+    ({}, {"group_size": 3}, "client-sum covers all rows"),
     ({}, {"mechanism": {"name": "client-sum"}}, "client-sum has one setting, clip, a number, and {} is given"),
     ({}, {"mechanism": {"name": "client-sum", "clip": -1.0}}, "clip=-1.0 must be a finite number above 0"),
     ({}, {"epsilon": 1.0, "noise_multiplier": 0.5}, "noise_multiplier=0.5 costs"),
