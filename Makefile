@@ -1,5 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each makes `.venv` first when it is missing.
 PYTHON ?= python3
+# Tests at once; most of them start processes of their own.
+JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -13,7 +15,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff format .

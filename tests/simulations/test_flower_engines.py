@@ -23,9 +23,14 @@ DEMO = Path(__file__).resolve().parents[2] / "simulations" / "configs" / "demo.t
 
 
 def config(engine: str) -> ExperimentConfig:
-    """The demo's own configuration, all of its rounds, at three sites."""
+    """The demo's own configuration at three sites; a node of a deployment starts a process for every message."""
     # local_only stays on: it opens a site in a worker before the nodes train it, and that model must not be evaluated.
-    overrides = [f'federation.engine="{engine}"', "federation.clients=3", "baselines.pooled=false"]
+    overrides = [
+        f'federation.engine="{engine}"',
+        "federation.clients=3",
+        "federation.rounds=4",
+        "baselines.pooled=false",
+    ]
     return load_config(DEMO, [*overrides, 'federation.device="cpu"'])
 
 
