@@ -217,7 +217,7 @@ def _print_means(console: Console, done: Sweep) -> None:
     """The means over seeds, a row for each combination of the other axes."""
     from simulations.reporting.sweep_report import spread_text
     from simulations.sweeps.grid import SEED, label, short_names
-    from simulations.sweeps.outcomes import groups_of
+    from simulations.sweeps.outcomes import groups_of, promises_of
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     names = short_names([axis.key for axis in done.axes if axis.key != SEED])
@@ -228,6 +228,8 @@ def _print_means(console: Console, done: Sweep) -> None:
         cells = [*map(label, group.values.values()), str(sum(outcome.finished for outcome in group.outcomes))]
         table.add_row(*cells, *(spread_text(group.spread(measure)) for measure in measures))
     console.print(table, markup=False, highlight=False)
+    if promise := promises_of(done.outcomes):
+        console.print(promise, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_where(console: Console, done: Sweep, out: Path) -> None:

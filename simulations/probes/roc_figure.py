@@ -36,7 +36,7 @@ def write_roc(path: Path, found: Membership) -> None:
         axes.plot(alarms, alarms, ":", color="#8a8f98", label="guessing")
         if found.epsilon is not None:
             bound = most_true_positives(alarms, found.epsilon, found.delta)
-            label = f"bound of ({round_up(found.epsilon):g}, {found.delta:g})"
+            label = f"bound of ({round_up(found.epsilon):g}, {found.delta:g}), record, zero-out"
             axes.plot(alarms, np.maximum(bound, least), "--", color="#000000", label=label)
         for colour, (label, each) in zip(_COLOURS * 2, shown(found.found), strict=False):
             curve = each.curve

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from simulations.reporting.figures import ALONE, CLIENTS, FEDAVG, POOLED, STUDENT, TEACHER, WORST, figure_svg
 from simulations.sweeps.grid import SEED, Axis, label, short_names
-from simulations.sweeps.outcomes import Group
+from simulations.sweeps.outcomes import Group, promises_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,14 +85,20 @@ def sweep_figures(groups: Sequence[Group], axes: Sequence[Axis]) -> dict[str, st
     found = [(subject, lines) for subject, lines in found if lines]
     if across is None or not found:
         return {}
+    caption = promises_of(outcome for group in groups for outcome in group.outcomes)
     if not any(curve.name for _, lines in found for curve in lines):
         named = [(Curve(said, lines[0].dots), colour, "-") for (_, said, _, colour), lines in found]
-        return {"accuracy": _svg("sweep", across, named, "", "accuracy, %")}
+        return {"accuracy": _svg("sweep", across, named, "", "accuracy, %", caption)}
     styles = _styles(curve.name for _, lines in found for curve in lines)
     legend = ", ".join(short_names([axis.key for axis in axes if axis.key not in (SEED, across.key)]).values())
     return {
         f"accuracy-{name}": _svg(
-            f"sweep-{name}", across, [(line, *styles[line.name]) for line in lines], legend, f"accuracy of {said}, %"
+            f"sweep-{name}",
+            across,
+            [(line, *styles[line.name]) for line in lines],
+            legend,
+            f"accuracy of {said}, %",
+            caption,
         )
         for (name, said, _, _), lines in found
     }
@@ -104,18 +110,30 @@ def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(dict.fromkeys(names), styles, strict=False))
 
 
-def _svg(name: str, across: Axis, lines: Sequence[tuple[Curve, str, str]], legend: str, y_title: str) -> str:
-    return figure_svg(name, 9.6, 4.2, lambda figure: draw(figure, across, lines, legend, y_title))
+def _svg(
+    name: str, across: Axis, lines: Sequence[tuple[Curve, str, str]], legend: str, y_title: str, caption: str
+) -> str:
+    return figure_svg(name, 9.6, 4.2, lambda figure: draw(figure, across, lines, legend, y_title, caption))
 
 
-def draw(figure: Figure, across: Axis, lines: Sequence[tuple[Curve, str, str]], legend: str, y_title: str) -> None:
+def draw(
+    figure: Figure,
+    across: Axis,
+    lines: Sequence[tuple[Curve, str, str]],
+    legend: str,
+    y_title: str,
+    caption: str = "",
+) -> None:
     """Draw curves with error bars of one standard deviation.
 
     Args:
         lines: (curve, colour, line style).
         legend: title of the legend.
+        caption: what its epsilons stand for; "" where there are none.
     """
     axes = figure.add_subplot()
+    if caption:
+        figure.supxlabel(caption, fontsize=8, parse_math=False)
     edge = _scale(axes, across)
     shown = []
     for curve, colour, style in lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,23 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(len(values), statistics.fmean(values), std, min(values), max(values))
 
 
+def promises_of(outcomes: Iterable[Outcome]) -> str:
+    """What every epsilon of these points stands for, for captions; "" where nothing was promised.
+
+    For example "epsilon: record, zero-out, delta 1e-05, plan; SIMULATION, NOT PRIVATE".
+    """
+    told = [promise for one in outcomes if one.finished and (promise := _at(one.run, ("privacy", "max")))]
+    if not told:
+        return ""
+
+    def each(key: str) -> str:
+        return " or ".join(sorted({f"{one[key]:g}" if key == "delta" else str(one[key]) for one in told}))
+
+    stated = [each("unit"), each("adjacency").replace("_", "-"), f"delta {each('delta')}", each("composition")]
+    stamp = "; SIMULATION, NOT PRIVATE" if any(one["seeded"] for one in told) else ""
+    return f"epsilon: {', '.join(stated)}{stamp}"
+
+
 def groups_of(outcomes: Sequence[Outcome]) -> list[Group]:
     """Outcomes by all their values but the seed, in the order of their first appearance."""
     together: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
@@ -151,7 +168,7 @@ def _whole(name: str, value: float | None) -> float | int | None:
 
 
 def summary_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One row for each measure of each group; measures that no seed has are left out."""
+    """One row for each measure of each group that any seed has, with what its epsilons stand for."""
     return [
         {
             **{key: label(value) for key, value in group.values.items()},
@@ -161,6 +178,7 @@ def summary_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "min": over.low,
             "max": over.high,
             "n": over.n,
+            "privacy": promises_of(group.outcomes),
         }
         for group in groups
         for name in MEASURES
@@ -176,7 +194,7 @@ def write_tables(out: Path, axes: Sequence[Axis], outcomes: Sequence[Outcome]) -
     """
     keys = [axis.key for axis in axes]
     _write(out / "sweep.csv", ["point", *keys, "verdict", *MEASURES, "privacy", "reason"], point_rows(outcomes))
-    columns = [*(key for key in keys if key != SEED), "measure", "mean", "std", "min", "max", "n"]
+    columns = [*(key for key in keys if key != SEED), "measure", "mean", "std", "min", "max", "n", "privacy"]
     _write(out / "summary.csv", columns, summary_rows(groups_of(outcomes)))
 
 

@@ -130,7 +130,7 @@ def test_the_summary_is_mean_and_sample_deviation_over_the_seeds(here, sweep_of)
     done = sweep_of("out")
     table = rows(sweep_of.folder / "out" / "sweep.csv")
     summary = rows(sweep_of.folder / "out" / "summary.csv")
-    assert list(summary[0]) == ["client.local_epochs", "measure", "mean", "std", "min", "max", "n"]
+    assert list(summary[0]) == ["client.local_epochs", "measure", "mean", "std", "min", "max", "n", "privacy"]
     assert len(summary) == 2 * (len(MEASURES) - 1)  # nobody charged an epsilon
     for epochs in ("1", "3"):
         cells = [float(row["student_accuracy"]) for row in table if row["client.local_epochs"] == epochs]

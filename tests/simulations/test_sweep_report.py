@@ -18,7 +18,7 @@ from simulations.config import parse_config
 from simulations.reporting.sweep_figures import Curve, Dot, curves, draw, standalone, sweep_figures, x_axis
 from simulations.reporting.sweep_report import write_sweep_report
 from simulations.sweeps.grid import Axis, Point, axes_of, slug
-from simulations.sweeps.outcomes import Outcome, groups_of, spread, write_tables
+from simulations.sweeps.outcomes import Outcome, groups_of, promises_of, spread, write_tables
 
 INJECTION = "<script>alert(1)</script>"
 BASE = parse_config({"data": {"name": "digits"}}, ".")
@@ -38,6 +38,20 @@ def outcome(accuracy=0.5, reason=None, privacy=None, **values):
         **({} if privacy is None else {"privacy": privacy}),
     }
     return Outcome(Point(slug(named), named, (), BASE), run, reason)
+
+
+def promised(epsilon, **told):
+    """A run's privacy with this epsilon."""
+    statement = {
+        "epsilon": epsilon - 1e-4,
+        "delta": 1e-5,
+        "unit": "record",
+        "adjacency": "zero_out",
+        "composition": "plan",
+        "seeded": True,
+        "statement": f"(eps={epsilon}, delta=1e-05), record",
+    }
+    return {"max": {**statement, **told}}
 
 
 def drawn(axes, lines, title="accuracy, %"):
@@ -85,14 +99,30 @@ def test_points_that_differ_in_the_seed_alone_are_one_group_and_failed_ones_do_n
 
 
 def test_what_was_charged_and_the_whole_sentence_stand_in_the_table(tmp_path):
-    told = {"max": {"epsilon": 2.9999, "statement": "(eps=3, delta=1e-05), record"}}
-    outcomes = [outcome(privacy=told, privacy__epsilon=3), outcome(privacy__epsilon=math.inf)]
+    outcomes = [outcome(privacy=promised(3), privacy__epsilon=3), outcome(privacy__epsilon=math.inf)]
     write_tables(tmp_path, axes_of(["privacy.epsilon=3,inf"]), outcomes)
     with (tmp_path / "sweep.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["privacy.epsilon"], first["epsilon"]) == ("3", "2.999900")
     assert first["privacy"] == "(eps=3, delta=1e-05), record"
     assert (second["privacy.epsilon"], second["epsilon"], second["privacy"]) == ("inf", "", "")
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        means = {(row["privacy.epsilon"], row["measure"]): row["privacy"] for row in csv.DictReader(file)}
+    assert means["3", "epsilon"] == "epsilon: record, zero-out, delta 1e-05, plan; SIMULATION, NOT PRIVATE"
+    assert means["inf", "student_accuracy"] == ""
+
+
+def test_no_plot_shows_an_epsilon_without_what_it_stands_for():
+    axes = axes_of(["privacy.epsilon=1,3,inf"])
+    private = [outcome(privacy=promised(epsilon), privacy__epsilon=epsilon) for epsilon in (1, 3)]
+    (figure,) = sweep_figures(groups_of([*private, outcome(privacy__epsilon=math.inf)]), axes).values()
+    assert ">epsilon: record, zero-out, delta 1e-05, plan; SIMULATION, NOT PRIVATE<" in figure
+    other = outcome(privacy=promised(3, seeded=False, delta=1e-6, unit="group(4)"), privacy__epsilon=3)
+    assert promises_of([private[0], other]) == (
+        "epsilon: group(4) or record, zero-out, delta 1e-05 or 1e-06, plan; SIMULATION, NOT PRIVATE"
+    )
+    assert promises_of([other]) == "epsilon: group(4), zero-out, delta 1e-06, plan"
+    assert promises_of([outcome(privacy__epsilon=math.inf), outcome(reason="x", privacy=promised(1))]) == ""
 
 
 # ---- plots ---------------------------------------------------------------------------------------------------------
@@ -206,7 +236,7 @@ def page(tmp_path):
         outcome(
             0.5 + 0.1 * seed,
             INJECTION if (epsilon, preset, seed) == (1, "b", 2) else None,
-            {"max": {"epsilon": 0.9, "statement": f"SIMULATION {INJECTION}"}, "worth": "worth this"},
+            {**promised(0.9001, statement=f"SIMULATION {INJECTION}"), "worth": "worth this"},
             privacy__epsilon=epsilon,
             strategy__preset=preset,
             federation__seed=seed,
