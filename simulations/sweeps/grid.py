@@ -16,6 +16,7 @@ from simulations.config import ConfigError, ExperimentConfig, load_config, toml_
 from simulations.preparation import check_config
 
 SEED = "federation.seed"
+_EPSILON, _NOISE = "privacy.epsilon", "privacy.noise_multiplier"
 # What may be written without its section.
 SHORT_FORMS = {
     "seed": SEED,
@@ -161,7 +162,19 @@ def points_of(path: Path, overrides: Sequence[str], axes: Sequence[Axis]) -> tup
         sizes = " * ".join(str(len(axis.texts)) for axis in axes)
         raise ConfigError(f"the grid has {sizes} = {count} points and at most {MOST_POINTS} are run: name fewer values")
     choices = ([(axis.key, text, value) for text, value in zip(axis.texts, axis.values, strict=True)] for axis in axes)
-    return tuple(_point(path, overrides, chosen) for chosen in itertools.product(*choices))
+    points = tuple(_point(path, overrides, chosen) for chosen in itertools.product(*choices))
+    _refuse_fixed_noise(points, axes)
+    return points
+
+
+def _refuse_fixed_noise(points: Sequence[Point], axes: Sequence[Axis]) -> None:
+    keys = {axis.key for axis in axes if len(axis.values) > 1}
+    fixed = {told.noise_multiplier for point in points if (told := point.config.privacy) is not None} - {0.0}
+    if _EPSILON in keys and _NOISE not in keys and fixed:
+        raise ConfigError(
+            f"--grid {_EPSILON} over {_NOISE}={fixed.pop():g} would be the same noise at every point: "
+            f"--set {_NOISE}=0 lets each epsilon have its own, or take {_NOISE} as the axis"
+        )
 
 
 def _point(path: Path, overrides: Sequence[str], chosen: Sequence[tuple[str, str, Any]]) -> Point:

@@ -129,6 +129,16 @@ def test_a_point_that_cannot_be_run_is_named_before_anything_runs(file, grids, s
         points_of(file, [], axes_of(grids))
 
 
+def test_one_noise_at_several_epsilons_is_refused_for_they_would_be_one_point(file):
+    noise = ["privacy.noise_multiplier=8"]
+    with pytest.raises(ConfigError, match=r"--grid privacy.epsilon over privacy.noise_multiplier=8 would be the same"):
+        points_of(file, noise, axes_of(["privacy.epsilon=4,8"]))
+    with pytest.raises(ConfigError, match=r"epsilon=inf is a run without noise, and noise_multiplier=8 asks for some"):
+        points_of(file, noise, axes_of(["privacy.epsilon=inf,4"]))
+    assert len(points_of(file, noise, axes_of(["privacy.epsilon=4", "seed=1,2"]))) == 2
+    assert len(points_of(file, [], axes_of(["privacy.noise_multiplier=4,8", "privacy.epsilon=30,40"]))) == 4
+
+
 # ---- folders -------------------------------------------------------------------------------------------------------
 def test_keys_that_end_alike_are_written_in_full():
     assert slug({"client.lr": 0.1, "student.lr": 0.2}) == "client.lr=0.1_student.lr=0.2"
