@@ -94,6 +94,9 @@ class DataSection(Section):
     # Where the data comes with a test part of its own, these rows are taken from it; 0 = all of that part, or a quarter
     # of all rows where there is none.
     test: AmountOrAll = 0
+    # Images: of each channel, or one number for all, once pixels are 0 to 1; constants, not statistics of private rows.
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     # Tables: the column to predict, columns to leave out, the column that names a row's site.
     target: str = ""
     drop: tuple[str, ...] = ()
@@ -105,6 +108,12 @@ class DataSection(Section):
     @classmethod
     def _lists(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _channels(cls, value: Any) -> Any:
+        numbers = tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int | float) else value
+        return tuple(map(float, numbers)) if isinstance(numbers, tuple) else numbers
 
 
 class StrategySection(Section):
@@ -200,6 +209,11 @@ class PrivacySettings(PromiseSection):
     def _check_size(self) -> PrivacySettings:
         if self.epsilon is None and not self.noise_multiplier and self.mechanism.name != "none":
             raise ValueError("give epsilon, noise_multiplier, or both: nothing says how much noise there must be")
+        if self.epsilon == math.inf and self.noise_multiplier:
+            raise ValueError(
+                f"epsilon=inf is a run without noise, and noise_multiplier={self.noise_multiplier:g} asks for some: "
+                "leave epsilon out, or set noise_multiplier to 0"
+            )
         return self
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from distillation.data import DataError
 from simulations.datasets import (
     breast_cancer,
     cifar10,
@@ -32,6 +34,20 @@ def load_source(settings: DataSection) -> Source:
     """Read the data set that `settings.name` names, all of it.
 
     Raises:
-        DataError: no such file, another format, a missing column, or labels that are no classes.
+        DataError: no such file, another format, a missing column, labels that are no classes, or a scaling that does
+            not fit.
     """
-    return DATASETS[settings.name](settings)
+    source = DATASETS[settings.name](settings)
+    scaling = {key: value for key in ("mean", "std") if (value := getattr(settings, key)) is not None}
+    if not scaling:
+        return source
+    if source.inputs is None:
+        raise DataError(
+            f"data.{next(iter(scaling))} is for images, and data.name={settings.name!r} is a table: leave it out"
+        )
+    channels = source.inputs.shape[0]
+    for key, value in scaling.items():
+        if len(value) not in (1, channels):
+            raise DataError(f"data.{key}={list(value)} must be one number, or {channels}: one a channel")
+    wide = {key: value * (channels if len(value) == 1 else 1) for key, value in scaling.items()}
+    return replace(source, inputs=replace(source.inputs, **wide))

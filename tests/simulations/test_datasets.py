@@ -40,6 +40,28 @@ def write_mnist(folder: Path, train: int = 30, test: int = 10) -> Path:
     return folder
 
 
+def test_pixels_are_scaled_by_the_constants_that_the_configuration_names(tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path / "mnist")
+    assert read("mnist", folder).inputs == ImageInputs((1, 28, 28), 1 / 255, (0.0,), (1.0,))
+    named = read("mnist", folder, mean=0.1307, std=[0.3081])
+    assert named.inputs == ImageInputs((1, 28, 28), 1 / 255, (0.1307,), (0.3081,))
+    colours = read("cifar10", write_cifar(tmp_path / "cifar"), mean=0.5).inputs
+    assert colours is not None
+    assert (colours.mean, colours.std) == ((0.5,) * 3, read("cifar10", tmp_path / "cifar").inputs.std)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "sentence"),
+    [
+        ("digits", {"mean": [0.1, 0.2]}, r"data.mean=\[0.1, 0.2\] must be one number, or 1: one a channel"),
+        ("breast-cancer", {"std": 2.0}, "data.std is for images, and data.name='breast-cancer' is a table"),
+    ],
+)
+def test_a_scaling_that_does_not_fit_is_refused(name: str, told: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        read(name, **told)
+
+
 def encoded(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
