@@ -147,6 +147,7 @@ def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
     if (most := (run.get("privacy") or {}).get("max")) is not None:
         style = "yellow" if most["seeded"] else "green"
         console.print(most["statement"], style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        _plain(console, f"On the side: {run['privacy']['on_the_side']}.")
     if not console.is_terminal:
         names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
         for row in rows:

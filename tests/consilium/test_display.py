@@ -85,6 +85,13 @@ def test_the_terminal_warns_of_an_attack_before_any_number(make: Any) -> None:
     assert out.getvalue().index("An attack was simulated") < out.getvalue().index("80.0 %")
 
 
+def test_accuracies_beside_a_promise_are_marked_as_none_of_its_releases() -> None:
+    console, out = _plain()
+    promise = {"max": {"statement": "(eps=3, delta=1e-05), record", "seeded": True}, "on_the_side": "computed by it"}
+    print_comparison(console, {**RUN, "privacy": promise})
+    assert out.getvalue().splitlines()[:2] == ["(eps=3, delta=1e-05), record", "On the side: computed by it."]
+
+
 @pytest.mark.parametrize("make", [_plain, lambda: _tty(140)])
 def test_the_terminal_shows_the_comparison_of_the_report(make: Any) -> None:
     console, out = make()
