@@ -73,6 +73,11 @@ class ExperimentConfig(Section):
                 raise ValueError(f"preset {self.strategy.preset!r} does not go with {capability}: {why}")
         return self
 
+    @property
+    def deal_seed(self) -> int:
+        """What rows are dealt by: data.seed, or else the experiment's own."""
+        return self.federation.seed if self.data.seed is None else self.data.seed
+
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain JSON values, to be written down and read back."""
         return self.model_dump(mode="json")

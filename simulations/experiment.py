@@ -20,6 +20,7 @@ from server.coordinator import coordinate
 from server.rounds import Cohort, QuorumError
 from simulations.baselines import run_baselines
 from simulations.config import ExperimentConfig
+from simulations.deals import keep_deal
 from simulations.engines.cohorts import (
     AttackedCohort,
     GrowingCohort,
@@ -72,6 +73,7 @@ def run_experiment(
         view.phase("preparing data")
         try:
             setup = prepare(config, out)
+            keep_deal(config, setup.study)
         except BaseException:
             if fresh:
                 release(out)

@@ -301,7 +301,7 @@ def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = (
     federation = config.federation
     folder = out.resolve() / "checkpoint" / "study"
     shutil.rmtree(folder, ignore_errors=True)  # of the run that is resumed; it is written anew, the same
-    study = prepare_study(config.data, federation.clients, federation.seed, folder)
+    study = prepare_study(config.data, federation.clients, config.deal_seed, folder)
     check_fits(config, study)
     models = _models(config, study)
     student = _student_model(config, study)

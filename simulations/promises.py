@@ -82,6 +82,11 @@ def misfits(config: ExperimentConfig, rule: Aggregator) -> Iterator[tuple[bool, 
     if told.mechanism.name == SPLIT_NAME:
         yield from split_sum_misfits(config)
     yield (
+        bool(told.ledgers) and config.federation.engine == "flower-simulation",
+        f"privacy.ledgers={told.ledgers} outlive the run, and federation.engine='flower-simulation' writes ledgers "
+        "that a power cut may cut: take in-process or deployment, or leave privacy.ledgers out",
+    )
+    yield (
         config.client.selector is not None,
         f"client.selector chooses proxy rows by private ones, and where a site votes is one of the {_STATISTICS}: set "
         'it to "none"',
@@ -121,7 +126,8 @@ def statements_of(config: ExperimentConfig, ledgers: Mapping[str, Path]) -> dict
     paths = ledgers if client_sum_of(config) is None else {CLIENT: next(iter(ledgers.values()))}
     for site, path in paths.items():
         if path.exists():
-            with Ledger.open(path, durable=False) as ledger:
+            # Durably: closing a ledger empties its write-ahead log, and whoever wrote it may have waited for the disk.
+            with Ledger.open(path) as ledger:
                 each.append(statement_of(ledger, site).plain())
     return {
         "max": max(each, key=lambda one: one["epsilon"]) if each else None,

@@ -86,6 +86,9 @@ class DataSection(Section):
     partition: Literal["auto", "iid", "dirichlet", "shards", "natural"] = "auto"
     alpha: Positive = 0.5
     shards_per_client: Annotated[int, Field(ge=1)] = 2
+    # Of the deal alone: which rows are private, public or for testing, and whose. Left out it is federation.seed; set,
+    # other seeds train anew on the same rows.
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     # The smallest private set a client may get.
     min_rows: Annotated[int, Field(ge=1)] = 2
     # Rows, or shares of all rows. private = 0 means: all that proxy and test leave.

@@ -65,7 +65,7 @@ def prepare_study(settings: DataSection, clients: int, seed: int, folder: Path) 
 
     Args:
         clients: number of clients.
-        seed: the experiment's; splits and partitions are functions of it.
+        seed: of the deal; splits and partitions are functions of it.
         folder: where to write; it must not exist yet, or be empty.
 
     Raises:

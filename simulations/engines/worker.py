@@ -55,7 +55,7 @@ class _Worker:
 
         if site not in self._nodes:
             path = self._study / "sites" / site / "site.toml"
-            self._nodes[site] = Node.open(path, proxy=self._proxy, durable=False)
+            self._nodes[site] = Node.open(path, proxy=self._proxy, durable=_outlives(path))
         return self._nodes[site]
 
     def do(self, command: dict[str, Any], blob: bytes) -> tuple[dict[str, Any], bytes]:
@@ -134,6 +134,14 @@ class _Worker:
 
         job = Job.from_json(command["job"])
         return accuracy(learner_of(self._shared, job, self._proxy, None), self._test)
+
+
+def _outlives(site_file: Path) -> bool:
+    """Whether a site's ledger lies outside of its run's folder, for other runs to come: it must survive a power cut."""
+    from client.config import load_site
+
+    site = load_site(site_file)
+    return site.privacy is not None and Path(site.privacy.ledger).parent != Path(site.state)
 
 
 def memory() -> dict[str, Any]:

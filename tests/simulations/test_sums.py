@@ -145,7 +145,7 @@ def test_a_ledger_that_outlives_the_run_stops_the_next_one(tiny, inline, tmp_pat
     config = tiny(privacy={**CENTRAL, "ledgers": str(tmp_path / "kept")})
     assert run_experiment(config, tmp_path / "one")["verdict"] == "ok"
     told = run_experiment(
-        config.model_copy(update={"data": config.data.model_copy(update={"test": 90})}), tmp_path / "two"
+        config.model_copy(update={"student": config.student.model_copy(update={"distil_epochs": 2})}), tmp_path / "two"
     )
     assert (told["verdict"], told["rounds_done"]) == ("failed", 0)
     assert "the budget of coordinator is out" in told["reason"]
