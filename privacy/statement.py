@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from privacy.events import Event, Gaussian, PoissonGaussian, RandomizedResponse, to_json
@@ -70,7 +71,7 @@ class Statement:
     def sentence(self) -> str:
         """One line for logs, captions and model cards."""
         parts = [
-            f"(eps={shown(self.epsilon)}, delta={self.delta:.4g})",
+            f"(eps={shown(self.epsilon)}, delta={shown_delta(self.delta)})",
             self.unit,
             self.adjacency.replace("_", "-"),
             f"rounds {_ranges(self.rounds)}" if self.rounds else "no round yet",
@@ -92,6 +93,19 @@ def shown(epsilon: float) -> str:
     from privacy.accounting import round_up
 
     return f"{round_up(epsilon):.4f}".rstrip("0").rstrip(".")
+
+
+def shown_delta(delta: float) -> str:
+    """A delta with at most four digits, never rounded down.
+
+    >>> shown_delta(1e-5), shown_delta(1 / 600_000), shown_delta(1.2341e-6)
+    ('1e-05', '1.667e-06', '1.235e-06')
+    """
+    exact = Decimal(repr(float(delta)))
+    if not exact:
+        return "0"
+    digits = Decimal(1).scaleb(exact.adjusted() - 3)
+    return f"{float(exact.quantize(digits, rounding=ROUND_CEILING)):.4g}"
 
 
 def statement_of(ledger: Ledger, client: str) -> Statement:

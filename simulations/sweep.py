@@ -18,6 +18,7 @@ from simulations.sweeps.grid import Axis, Point, plain
 from simulations.sweeps.outcomes import Outcome, groups_of, point_rows, summary_rows, write_tables
 from simulations.sweeps.pool import Job, run_jobs
 from simulations.sweeps.price import price_of
+from simulations.sweeps.shared import refuse_unpayable
 
 # What a point's processes take at least: its coordinator and a worker, each with torch.
 _POINT_BYTES = 2 * 2**30
@@ -92,7 +93,8 @@ def run_sweep(
         parallel: points at once, each with its share of the cores; None: as many as suit the machine.
 
     Raises:
-        ConfigError: the folder holds another sweep, or the engine cannot run two points at once; nothing was begun.
+        ConfigError: the folder holds another sweep, the engine cannot run two points at once, or points that share
+            their ledgers cannot all pay from them; nothing was begun.
 
     Guarantees:
         No number but seconds depends on `parallel`, or on how often the sweep was interrupted; but a ledger that
@@ -100,6 +102,7 @@ def run_sweep(
     """
     watch = watch or Silence()
     _refuse_side_by_side(points, parallel)
+    refuse_unpayable([point.config for point in points])
     claim_sweep(out, axes, points, resume)
     with alone(out):
         done = {point.slug: outcome_of(out, point) for point in points}
