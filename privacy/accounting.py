@@ -51,9 +51,11 @@ _MOST_COUNT = 10**8
 _CHUNK = 2**14
 
 
-def accountant() -> str:
-    """The accountant of record, as a statement names it."""
-    return f"dp-accounting {version('dp-accounting')} PLD, REPLACE_SPECIAL, interval 1e-4"
+def accountant(events: Sequence[Event] = ()) -> str:
+    """The accountant of record, as a statement names it, with the neighbours that these events are charged between."""
+    relations = {"REPLACE_ONE" if isinstance(event, RandomizedResponse) else "REPLACE_SPECIAL" for event in events}
+    told = " and ".join(sorted(relations or {"REPLACE_SPECIAL"}))
+    return f"dp-accounting {version('dp-accounting')} PLD, {told}, interval 1e-4"
 
 
 def epsilon_of(events: Sequence[Event], delta: float) -> float:

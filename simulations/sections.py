@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from client.config import Count, PartSection, Positive, PromiseSection, Section
+from privacy.caveats import Tuning
 
 
 def _amount(value: Any, what: str = "rows") -> Any:
@@ -205,6 +206,9 @@ class PrivacySettings(PromiseSection):
     epsilon: _Epsilon | None = None
     # Noise that nobody can draw again, from the operating system. Else it comes from the seed: repeatable, NOT PRIVATE.
     os_entropy: bool = False
+    # How these settings were chosen, for every statement to say: on public data or on none ("public"), on private data
+    # at a price that the same ledgers have ("paid"), or nobody says.
+    tuning: Tuning = "unpaid"
     # A folder of ledgers, one a client, that outlive the run: for private data that more than one run is spent on.
     ledgers: str = ""
 

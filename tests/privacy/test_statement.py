@@ -1,17 +1,23 @@
 """An epsilon's sentence is read off the ledger, has all its parts, and never rounds in its own favour."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.accounting import epsilon_of
+from privacy.accounting import accountant, epsilon_of
+from privacy.caveats import caveats_of, noise_of
 from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse
-from privacy.ledger import Ledger, Request, Terms
-from privacy.statement import shown, statement_of
+from privacy.ledger import Ledger, Request, Terms, canonical
+from privacy.mechanisms import MECHANISMS
+from privacy.mechanisms.distributed_sum import DistributedClientSum
+from privacy.statement import covering, shown, shown_delta, statement_of
 
 
-def request(round_, mechanism="dp-sgd", run="ab"):
-    return Request(run, round_, 0, "site-1", mechanism, "{}", f"{round_:064x}")
+def request(round_, mechanism="dp-sgd", run="ab", parameters="{}"):
+    return Request(run, round_, 0, "site-1", mechanism, parameters, f"{round_:064x}")
 
 
 @pytest.fixture
@@ -19,8 +25,18 @@ def ledger(tmp_path):
     """A function: a new ledger of these terms, closed at the end."""
     opened = []
 
-    def make(mode="plan", epsilon=3.0, order=None, seeded=False, adjacency="zero_out"):
-        terms = Terms("record", adjacency, mode, epsilon, None if mode == "count" else 1e-5, order, seeded)
+    def make(
+        mode="plan",
+        epsilon=3.0,
+        order=None,
+        seeded=False,
+        adjacency="zero_out",
+        delta=1e-5,
+        unit="record",
+        group_size=1,
+    ):
+        delta = None if mode == "count" else delta
+        terms = Terms(unit, adjacency, mode, epsilon, delta, order, seeded, group_size)
         opened.append(Ledger.create(tmp_path / f"{len(opened)}.sqlite", terms, durable=False))
         return opened[-1]
 
@@ -72,9 +88,14 @@ def test_seeded_noise_is_stamped_before_anything_else(ledger):
 def test_labels_by_randomised_response_name_their_neighbours(ledger):
     book = ledger(epsilon=20.0, adjacency="replace_one")
     book.plan("p", [RandomizedResponse(0.5, 10, 20)])
-    sentence = statement_of(book, "site-1").sentence()
-    assert "replace-one" in sentence
-    assert "20 labels e0=0.5 k=10" in sentence
+    told = statement_of(book, "site-1")
+    assert "replace-one" in told.sentence()
+    assert "20 labels e0=0.5 k=10" in told.sentence()
+    # Its law is replace-one's, which the library calls by another name.
+    assert "PLD, REPLACE_ONE, interval" in told.accountant
+    assert "REPLACE_SPECIAL" not in told.sentence()
+    both = accountant([Gaussian(1.0, 1), RandomizedResponse(0.5, 10, 20)])
+    assert "PLD, REPLACE_ONE and REPLACE_SPECIAL, interval" in both
 
 
 def test_a_ledger_that_only_counts_has_no_epsilon_to_state(ledger):
@@ -85,5 +106,127 @@ def test_a_ledger_that_only_counts_has_no_epsilon_to_state(ledger):
 def test_all_that_a_report_needs_is_in_the_plain_form(ledger):
     plain = statement_of(ledger(), "site-1").plain()
     needed = {"mechanism", "unit", "adjacency", "epsilon", "delta", "accountant", "composition", "noise_multiplier"}
-    assert needed | {"sample_rate", "steps", "ledger_head", "secure_rng", "seeded", "statement"} <= set(plain)
+    needed |= {"sample_rate", "steps", "ledger_head", "secure_rng", "seeded", "statement"}
+    assert needed | {"tuning", "unpaid", "caveats", "not_covered", "noise", "covers"} <= set(plain)
     assert plain["statement"].startswith("(eps=0, delta=1e-05), record, zero-out")
+
+
+@given(st.floats(min_value=1e-12, max_value=0.999))
+def test_a_delta_that_is_shown_is_never_less_than_what_is_true(delta):
+    assert delta <= float(shown_delta(delta)) <= delta * 1.0011
+
+
+def test_a_statement_never_shows_a_smaller_delta_than_its_own(ledger):
+    assert "delta=1.235e-06)" in statement_of(ledger(delta=1.2341e-6), "site-1").sentence()
+
+
+# --- what it does not cover --------------------------------------------------------------------------------------
+ALWAYS = ("records that another site holds", "side channels", "could read its file", "put back to an earlier day")
+
+
+@pytest.mark.parametrize(
+    ("terms", "mechanism", "more", "less"),
+    [
+        ({}, "dp-sgd", ("several rows of one person", "labels", "floating-point"), ("more than",)),
+        ({"group_size": 4}, "dp-sgd", ("more than 4 rows of one person", "labels"), ("several rows",)),
+        ({"unit": "client"}, "client-sum", ("floating-point",), ("rows of one person", "distribution of labels")),
+        ({"unit": "client"}, "client-sum-distributed", (), ("floating-point",)),
+        ({"adjacency": "replace_one"}, "k-rr", ("several rows of one person",), ("floating-point",)),
+    ],
+)
+def test_every_statement_says_what_its_unit_and_its_noise_leave_open(ledger, terms, mechanism, more, less):
+    book = ledger(**terms)
+    book.plan("p", [Gaussian(50.0, 1)])
+    book.reserve(request(1, mechanism, parameters=SPLIT), [Gaussian(50.0, 1)])
+    told = "; ".join(statement_of(book, "site-1").not_covered)
+    assert [part for part in (*ALWAYS, *more) if part not in told] == []
+    assert [part for part in less if part in told] == []
+
+
+def test_how_settings_were_chosen_is_unpaid_unless_somebody_says_otherwise(ledger):
+    told = statement_of(ledger(), "site-1")
+    assert told.tuning == "unpaid"
+    assert "how these settings were chosen" in "; ".join(told.not_covered)
+    for tuning in ("public", "paid"):
+        said = statement_of(ledger(), "site-1", tuning)
+        assert said.tuning == tuning
+        assert "chosen" not in "; ".join(said.not_covered)
+
+
+def test_answers_before_the_first_paid_one_are_said_first(ledger):
+    class Older(Ledger):
+        unpaid_before = 3
+
+    book = ledger()
+    book.__class__ = Older
+    told = statement_of(book, "site-1")
+    assert told.unpaid == 3
+    assert told.sentence().startswith("INCOMPLETE, 3 answers were given before without a promise: (eps=0, ")
+    assert told.not_covered[0] == "3 answers given before the first one that was paid for"
+    assert statement_of(ledger(), "site-1").unpaid == 0
+
+
+# --- what it rests on --------------------------------------------------------------------------------------------
+SPLIT = '{"clients":40,"colluding":"0x1.0000000000000p-2","least":30}'
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "caveat"),
+    [
+        ("client-sum", "holds against everybody but the coordinator, which sees all votes"),
+        (
+            "client-sum-distributed",
+            "holds if the coordinator follows the protocol, at most 25 % of the sites collude and at least 30 of 40 "
+            "sites add noise",
+        ),
+    ],
+)
+def test_a_promise_that_rests_on_others_says_so_in_its_sentence(ledger, mechanism, caveat):
+    book = ledger(unit="client")
+    book.plan("p", [Gaussian(50.0, 2)])
+    for round_ in (1, 2):
+        book.store(book.reserve(request(round_, mechanism, parameters=SPLIT), [Gaussian(50.0, 1)]), b"sum")
+    told = statement_of(book, "coordinator")
+    assert told.caveats == (caveat,)
+    assert f"client, zero-out, {caveat}, rounds 1-2" in told.sentence()
+
+
+@pytest.mark.parametrize(
+    ("colluding", "said"),
+    [(0.07, "at most 7 % of the sites collude and at least 6"), (0.0, "no site colludes with it and at least 6")],
+)
+def test_the_caveat_is_of_the_settings_as_a_ledger_has_them(colluding, said):
+    split = DistributedClientSum(2.0, 5.0, clients=9, least=6, colluding=colluding, classes=10)
+    (told,) = caveats_of("client-sum-distributed", json.loads(canonical(asdict(split))))
+    assert f"{said} of 9 sites add noise" in told
+
+
+def test_the_noise_is_called_by_its_arithmetic():
+    assert noise_of(["client-sum-distributed"]).startswith("discrete Gaussian integers")
+    assert noise_of(["k-rr"]).startswith("discrete")
+    for name in set(MECHANISMS) - {"client-sum-distributed", "k-rr"}:
+        assert noise_of([name]) == "float, not exact-discrete"
+    assert noise_of(["dp-sgd", "k-rr"]).count(";") == 1
+
+
+# --- several clients ---------------------------------------------------------------------------------------------
+def test_what_covers_all_clients_is_the_largest_epsilon_at_the_largest_delta(ledger):
+    """The client that pays most promised a smaller delta than a smaller site, for which its pair would be too good."""
+    books = [ledger(delta=5e-6), ledger(delta=1e-5, epsilon=2.0, seeded=True)]
+    each = []
+    for number, (book, noise) in enumerate(zip(books, (1.8, 2.5), strict=True)):
+        book.plan("p", [PoissonGaussian(0.1, noise, 100)])
+        book.store(book.reserve(request(1 + number), [PoissonGaussian(0.1, noise, 10)]), b"labels")
+        each.append(statement_of(book, f"site-{number}"))
+    assert each[0].epsilon > each[1].epsilon
+    told = covering(each)
+    assert (told.epsilon, told.delta, told.budget) == (each[0].epsilon, 1e-5, 3.0)
+    assert (told.client, told.covers, told.rounds) == ("site-0", ("site-0", "site-1"), (1, 2))
+    assert (told.ledger_head, told.events) == (each[0].ledger_head, each[0].events)
+    assert (told.seeded, told.secure_rng) == (True, False)
+    assert told.sentence() == (
+        f"SIMULATION, NOT PRIVATE: (eps={shown(each[0].epsilon)}, delta=1e-05), record, zero-out, each of 2 clients, "
+        f"rounds 1-2, dp-sgd under plan, {told.accountant}, dearest site-0: Poisson q=0.1 s=1.8 T=100, seeded noise, "
+        f"ledger {told.ledger_seq}:{told.ledger_head[:8]}"
+    )
+    assert covering(each[:1]) == each[0]

@@ -109,6 +109,10 @@ def test_client_sum_ends_with_one_statement_by_the_coordinator(tiny, inline, tmp
     assert 7.9 < statement["epsilon"] <= 8.0
     assert (statement["rounds"], statement["delta"]) == ((1, 2), 1e-5)
     assert statement["statement"].startswith("SIMULATION, NOT PRIVATE")
+    caveat = "holds against everybody but the coordinator, which sees all votes"
+    assert caveat in statement["statement"]
+    assert caveat in json.loads((tmp_path / "out" / "student.json").read_text())["privacy"]
+    assert caveat in (tmp_path / "out" / "report.html").read_text()
     assert "with 50 or fewer it does not work" in privacy["worth"]
     assert "whoever adds the noise sees all votes" in privacy["worth"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["privacy"]["max"]["epsilon"] == statement["epsilon"]
@@ -179,6 +183,13 @@ def test_split_noise_is_paid_by_each_site_and_stated_for_it(tiny, inline, tmp_pa
         ("client", "client-sum-distributed", (1, 2))
     }
     assert all(49.9 < one["epsilon"] <= 50.0 for one in each)
+    # least = ceil(8/3)
+    caveat = (
+        "holds if the coordinator follows the protocol, no site colludes with it and at least 3 of 4 sites add noise"
+    )
+    card = json.loads((tmp_path / "out" / "student.json").read_text())["privacy"]
+    assert all(caveat in sentence for sentence in (*(one["statement"] for one in each), card))
+    assert {one["noise"].partition(",")[0] for one in each} == {"discrete Gaussian integers"}
 
 
 def test_split_noise_is_that_of_all_sites_together_around_the_plain_mean(tiny, inline, tmp_path, monkeypatch):
