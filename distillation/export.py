@@ -45,6 +45,7 @@ class StudentCard:
         proxy_sha256: the public rows it was distilled on.
         privacy: what the records that its teachers learnt were promised, as a whole sentence; "" where nothing was, or
             where the coordinator alone wrote the card and cannot know.
+        on_the_side: what of this card that promise does not pay for; "" where there is none.
     """
 
     model: str
@@ -54,6 +55,7 @@ class StudentCard:
     macro_f1: float | None
     proxy_sha256: str
     privacy: str = ""
+    on_the_side: str = ""
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -122,15 +124,17 @@ def save_student(folder: Path, stem: str, model: nn.Module, inputs: Inputs, card
     write_atomically(folder / f"{stem}.json", text.encode(), durable=True)
 
 
-def state_privacy(folder: Path, stem: str, statement: str) -> None:
-    """Write what was promised into a student's card; nothing where there is no such student.
+def state_privacy(folder: Path, stem: str, statement: str, on_the_side: str) -> None:
+    """Write what was promised into a student's card, and what of the card it does not pay for.
+
+    Does nothing where there is no such student.
 
     Raises:
         OSError: the disk refuses; the card is as before.
     """
     path = folder / f"{stem}.json"
     if path.is_file():
-        told = {**json.loads(path.read_text()), "privacy": statement}
+        told = {**json.loads(path.read_text()), "privacy": statement, "on_the_side": on_the_side}
         write_atomically(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode(), durable=True)
 
 
@@ -199,6 +203,7 @@ def load_student(path: Path | str) -> Student:
             data["macro_f1"],
             data["proxy_sha256"],
             data.get("privacy", ""),
+            data.get("on_the_side", ""),
         )
         said = data["weights_sha256"]
     except (KeyError, TypeError, ValueError) as error:

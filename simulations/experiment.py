@@ -33,6 +33,7 @@ from simulations.engines.cohorts import (
 from simulations.engines.in_process import WorkerPool
 from simulations.preparation import attack_of, check_config, prepare, training_of
 from simulations.prepared import RunFailed, Setup, View, alone, claim, release, write_config
+from simulations.promises import TEST_ROWS
 from simulations.reporting.report import write_report
 from simulations.reporting.summary import summary
 
@@ -118,7 +119,7 @@ def _run(setup: Setup, view: View, started: float) -> dict[str, Any]:
     write_atomically(out / "run.json", (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
     if (most := (told["privacy"] or {}).get("max")) is not None:
         for stem in ("student", "student-best"):
-            state_privacy(out, stem, most["statement"])
+            state_privacy(out, stem, most["statement"], TEST_ROWS)
     view.phase("writing the report")
     write_report(out)
     if other is not None:

@@ -17,6 +17,17 @@ from strategies.aggregator import Aggregator, traits_of
 # What must not be in a site's report where each private record is promised something.
 _STATISTICS = "statistics of private rows, which [privacy] does not pay for"
 
+# What run.json, the page and a student's card hold beside a statement that does not pay for it.
+_ON_THE_SIDE = (
+    "Accuracies of clients, class counts and baselines in this file are computed by the simulation from private rows; "
+    "no site releases them, and no epsilon here pays for them."
+)
+TEST_ROWS = (
+    "Accuracy, macro F1 and the confusion matrix of a student are computed from the test rows, and student-best is "
+    "chosen by its score on them: with real data these are rows of people, too, to whom nothing is promised. To pass "
+    "them on is a release that no epsilon here pays for."
+)
+
 
 def section_of(config: ExperimentConfig, site: str, state: Path) -> PrivacySection | None:
     """A site's [privacy]; None in a run without noise.
@@ -113,13 +124,14 @@ def statements_of(config: ExperimentConfig, ledgers: Mapping[str, Path]) -> dict
         ledgers: file of each site's ledger; a site that was never asked has none.
 
     Returns:
-        `each`: a statement a client; `max`: that of the largest epsilon; `covers`: what of this file is no release.
+        `each`: a statement a client; `max`: what holds for the records of all of them, the largest epsilon at the
+        largest delta; `on_the_side`: what of this file is no release.
     """
     told = config.privacy
     if told is None or not told.promises:
         return None
     from privacy.ledger import Ledger
-    from privacy.statement import statement_of
+    from privacy.statement import covering, statement_of
 
     each = []
     # One ledger may be everybody's.
@@ -128,16 +140,13 @@ def statements_of(config: ExperimentConfig, ledgers: Mapping[str, Path]) -> dict
         if path.exists():
             # Durably: closing a ledger empties its write-ahead log, and whoever wrote it may have waited for the disk.
             with Ledger.open(path) as ledger:
-                each.append(statement_of(ledger, site).plain())
+                each.append(statement_of(ledger, site, told.tuning))
     return {
-        "max": max(each, key=lambda one: one["epsilon"]) if each else None,
-        "each": each,
+        "max": covering(each).plain() if each else None,
+        "each": [one.plain() for one in each],
         "epsilon_asked": None if told.epsilon is None or math.isinf(told.epsilon) else told.epsilon,
         "worth": _worth(told.mechanism.name),
-        "on_the_side": (
-            "accuracies of clients, class counts and baselines in this file are computed by the simulation from "
-            "private rows; no site releases them, and no epsilon here pays for them"
-        ),
+        "on_the_side": f"{_ON_THE_SIDE} {TEST_ROWS}",
     }
 
 

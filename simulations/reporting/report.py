@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from distillation.export import write_atomically
-from privacy.statement import shown
 from simulations.reporting.comparison import attack_warning, comparison_rows, findings, human_bytes, percent
 from simulations.reporting.figures import (
     CURVES,
@@ -22,6 +21,7 @@ from simulations.reporting.figures import (
     has_bytes,
     learning_figure,
 )
+from simulations.reporting.privacy_part import privacy_part
 
 LISTED_CLASSES = 30
 
@@ -79,7 +79,7 @@ def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> dict[str
         "facts": _facts(run, clients, classes),
         "comparison": comparison_rows(run),
         "findings": findings(run),
-        "privacy": _privacy(run.get("privacy")),
+        "privacy": privacy_part(run.get("privacy")),
         "learning": learning_figure(run, metrics, fedavg) if metrics else "",
         "cost": cost_figure(run, metrics, fedavg) if has_bytes(metrics) else "",
         "counts": counts_figure(counts, clients, classes) if counts else "",
@@ -88,31 +88,6 @@ def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> dict[str
         "failures": run.get("failures") or [],
         "rounds": [_round_cells(row) for row in metrics],
         "config": toml_text(run.get("config") or {}),
-    }
-
-
-def _privacy(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The statement of the client that may lose most, and what stands beside it; None where nothing was promised."""
-    if not told:
-        return None
-    most = told.get("max")
-    if most is None:
-        return {"sentence": "No client has answered.", "warning": "", "facts": [], "each": [], "on_the_side": ""}
-    return {
-        "sentence": most["statement"],
-        "warning": "The noise came from the run's seed: whoever knows it computes the noise again. With "
-        "privacy.os_entropy = true nobody can."
-        if most["seeded"]
-        else "",
-        "facts": [
-            ("Mechanism", f"{most['mechanism']}: {told['worth']}"),
-            ("Budget of a data set", f"epsilon {shown(most['budget'])} at delta {most['delta']:.4g}"),
-            ("Unit, neighbours", f"{most['unit']}, {most['adjacency'].replace('_', '-')}; their number is public"),
-            ("Composition", f"{most['composition']}, {most['accountant']}"),
-            ("Not covered", "; ".join(most["not_covered"])),
-        ],
-        "each": [f"{one['client']}: {one['statement']}" for one in told.get("each") or []],
-        "on_the_side": f"{told['on_the_side'].capitalize()}.",
     }
 
 

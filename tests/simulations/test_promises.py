@@ -3,6 +3,7 @@
 import json
 
 import dp_accounting
+import markupsafe
 import pytest
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
@@ -48,6 +49,33 @@ def test_every_client_has_a_statement_that_a_fresh_accountant_agrees_with(run):
         assert exact <= one["epsilon"] < exact + 1e-4  # rounded up
         assert one["rounds"] == (1, 2)
     assert told["max"]["epsilon"] == max(one["epsilon"] for one in told["each"])
+    assert told["max"]["tuning"] == "unpaid"
+
+
+def test_what_covers_the_student_is_the_largest_delta_beside_the_largest_epsilon(tiny, inline, tmp_path):
+    """Deltas of sites of different sizes differ, min(1e-5, 1/(10 n)): here the one that pays most has the smaller."""
+    from simulations.promises import calibrated
+
+    def smaller(site, records, classes):
+        noise, delta = (2.0, 5e-6) if site.site == "site-001" else (3.0, 0.0)
+        told = site.privacy.model_copy(update={"noise_multiplier": noise, "delta": delta})
+        return calibrated(site.model_copy(update={"privacy": told}), records, classes)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("simulations.preparation.calibrated", smaller)
+        told = run_experiment(tiny(privacy={**PRIVATE["privacy"], "tuning": "public"}), tmp_path / "out")["privacy"]
+    one = told["each"][1]
+    assert (one["delta"], one["tuning"]) == (5e-6, "public")
+    assert all(one["epsilon"] > other["epsilon"] for other in (told["each"][0], *told["each"][2:]))
+    assert (told["max"]["epsilon"], told["max"]["delta"]) == (one["epsilon"], 1e-5)
+    assert (told["max"]["client"], len(told["max"]["covers"])) == ("site-001", 4)
+    for stem in ("student", "student-best"):
+        card = consilium.load_student(tmp_path / "out" / f"{stem}.json").card
+        assert f"(eps={one['epsilon']:g}, delta=1e-05), record, zero-out, each of 4 clients, " in card.privacy
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "delta=1e-05), record, zero-out, each of 4 clients" in page
+    assert "chosen on public data, or on none" in page
+    assert "delta=5e-06), record, zero-out, rounds" in page  # that client's own
 
 
 def test_the_ledgers_epsilon_is_that_of_a_fresh_accountant_to_nine_digits(run):
@@ -75,6 +103,23 @@ def test_the_statement_holds_what_an_epsilon_needs_beside_it(run):
         assert part in told["statement"]
     assert told["statement"].endswith(f"ledger {told['ledger_seq']}:{told['ledger_head'][:8]}")
     assert "label" in " ".join(told["not_covered"])
+    page = (run[1] / "report.html").read_text()
+    for part in (*told["not_covered"], "unpaid: nobody says how these settings were chosen", told["noise"]):
+        assert str(markupsafe.escape(part)) in page
+
+
+def test_what_is_measured_on_test_rows_is_said_to_be_unpaid_wherever_it_stands(run):
+    """With real data they are rows of people, too: beside an epsilon their numbers look covered, and are not."""
+    result, out = run
+    said = "with real data these are rows of people, too, to whom nothing is promised"
+    assert said in result["privacy"]["on_the_side"]
+    for measured in ("Accuracy, macro F1 and the confusion matrix of a student", "student-best is chosen by its score"):
+        assert measured in result["privacy"]["on_the_side"]
+    for stem in ("student", "student-best"):
+        assert said in consilium.load_student(out / f"{stem}.json").card.on_the_side
+    page = (out / "report.html").read_text()
+    assert said in page
+    assert "With real data the test rows are rows of people, too." in page
 
 
 def test_without_a_promise_nothing_is_said_of_privacy(tiny, inline, tmp_path):
