@@ -16,7 +16,7 @@ from rich.console import Console
 from consilium import audits, studies, sweeps
 from consilium.budget import budget_app
 from consilium.display import RunView, print_comparison, print_next
-from consilium.exits import DEGRADED, FAILED, INTERRUPTED, Format, exit_codes, print_json
+from consilium.exits import DEGRADED, FAILED, INTERRUPTED, REFUSED, Format, exit_codes, print_json
 from consilium.options import ConfigFile, Out, Overrides, Reporting, Resume, Strict, free_folder
 
 if TYPE_CHECKING:
@@ -154,13 +154,17 @@ def _run(config: ExperimentConfig, out: Path, resume: bool, strict: bool, report
         if reporting is Format.json:
             print_json("error", INTERRUPTED, {"message": "interrupted", "out": str(out)})
         raise typer.Exit(INTERRUPTED) from None
-    code = _code_of(result["verdict"], strict)
+    code = _code_of(result, strict)
     if reporting is Format.json:
         print_json("ok" if code == 0 else "error", code, {**result, "out": str(out)})
     else:
         print_comparison(console, result)
         _say_where(console, result, out)
-        print_next(console, _resume_command(sys.argv[1:], out) if code == FAILED else next_command)
+        others = {
+            FAILED: _resume_command(sys.argv[1:], out),
+            REFUSED: shlex.join(["consilium", "budget", "show", str(out)]),
+        }
+        print_next(console, others.get(code, next_command))
     if code:
         raise typer.Exit(code)
 
@@ -172,10 +176,10 @@ def _say_where(console: Console, result: dict[str, Any], out: Path) -> None:
     console.print(f"\nResults in {out}: open {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _code_of(verdict: str, strict: bool) -> int:
-    if verdict == "failed":
-        return FAILED
-    return DEGRADED if verdict == "degraded" and strict else 0
+def _code_of(result: dict[str, Any], strict: bool) -> int:
+    if result["verdict"] == "failed":
+        return REFUSED if result["refused"] else FAILED
+    return DEGRADED if result["verdict"] == "degraded" and strict else 0
 
 
 def _next_after(config: ExperimentConfig) -> str:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 # What each kind of failure exits with; the README and users.md list them.
-FAILED, DEGRADED, INTERRUPTED = 3, 4, 130
+FAILED, DEGRADED, REFUSED, INTERRUPTED = 3, 4, 5, 130
 _CODES = {
     "ConfigError": 2,
     "ProjectError": 2,
@@ -31,6 +31,7 @@ _CODES = {
     "PolicyError": 5,
     "PlatformError": 6,
     "DataError": 7,
+    "TermsDiffer": 2,
     "LedgerUnavailable": 9,
     "LedgerError": 8,
     "CheckpointError": 8,

@@ -108,7 +108,7 @@ def serve(grid: Grid, job: Path, out: Path, *, resume: bool) -> None:
         _write_json(notes / "sites.json", [asdict(hello) for hello in cohort.hellos])
         coordinate(config, cohort, proxy, test, out)
     except QuorumError as error:
-        _write_failure(notes, str(error), error.round, error.failures)
+        _write_failure(notes, str(error), error.round, error.failures, refused=error.refused)
         raise
     except (CohortError, CheckpointError, DataError) as error:
         _write_failure(notes, str(error))
@@ -364,10 +364,12 @@ def _public_rows(job: Path, config: FederationConfig) -> tuple[Proxy, Samples]:
     return proxy, load_samples(job / config.test) if config.test else Samples(proxy.samples.features[:0], None)
 
 
-def _write_failure(notes: Path, reason: str, round_: int = 0, failures: Sequence[Failure] = ()) -> None:
+def _write_failure(
+    notes: Path, reason: str, round_: int = 0, failures: Sequence[Failure] = (), *, refused: bool = False
+) -> None:
     """Round 0 is before the first one."""
-    told = {"reason": reason, "round": round_, "failures": [asdict(failure) for failure in failures]}
-    _write_json(notes / "failure.json", told)
+    each = [asdict(failure) for failure in failures]
+    _write_json(notes / "failure.json", {"reason": reason, "round": round_, "failures": each, "refused": refused})
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -180,7 +180,12 @@ class ClientSumRule:
             try:
                 paid, attempt = self._paid(ledger, ballot, base)
             except BudgetExceeded as error:
-                raise QuorumError(ballot.round, f"the budget of {CLIENT} is out ({error})", ()) from error
+                charged, delta = ledger.charged()
+                reason = (
+                    f"the budget of {CLIENT} is out: epsilon {charged:.4f} of {settings.epsilon:.4f} at delta "
+                    f"{delta:.4g} is charged, for {ledger.count()} rounds so far"
+                )
+                raise QuorumError(ballot.round, reason, (), refused=True) from error
             total = _total(ballot, base, reports, settings.clip)
             if isinstance(paid, Sealed):
                 return np.frombuffer(paid.payload, "<f8").reshape(base.shape)

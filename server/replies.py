@@ -40,18 +40,44 @@ class Cohort(Protocol):
         ...
 
 
+# Why there is no answer where only the site's owner can change that.
+_OWNERS = frozenset(
+    f"refused_{code}"
+    for code in (
+        *("budget_out", "no_policy", "proxy_not_allowed", "too_many_rows", "too_many_answers", "not_released"),
+        "secure_sum_required",
+    )
+)
+
+
 class QuorumError(RuntimeError):
     """Too few usable answers, or no row with enough voters; the round, and with it the run, has failed.
 
     Attributes:
         lost: clients that must be told everything when the run is resumed, else they would refuse again.
+        refused: privacy budgets or policies alone keep the round from going on, so that to resume cannot help.
     """
 
-    def __init__(self, round_: int, reason: str, failures: tuple[Failure, ...], lost: Collection[str] = ()) -> None:
-        self.round, self.failures, self.lost = round_, failures, frozenset(lost)
+    def __init__(
+        self,
+        round_: int,
+        reason: str,
+        failures: tuple[Failure, ...],
+        lost: Collection[str] = (),
+        *,
+        refused: bool = False,
+    ) -> None:
+        self.round, self.failures, self.lost, self.refused = round_, failures, frozenset(lost), refused
         named = ", ".join(f"{failure.client} ({failure.reason})" for failure in failures[:20])
         more = f" and {len(failures) - 20} more" if len(failures) > 20 else ""
-        super().__init__(f"round {round_}: {reason}" + (f"; without one: {named}{more}" if failures else ""))
+        told = f"round {round_}: {reason}" + (f"; without one: {named}{more}" if failures else "")
+        told += (
+            "; `consilium budget` shows what is spent, another budget or policy is its owner's decision, and --resume "
+            "does not help"
+            if refused
+            else ""
+        )
+        super().__init__(told)
 
 
 @dataclass(slots=True)
@@ -68,6 +94,11 @@ class Tally:
     def sorted_failures(self) -> tuple[Failure, ...]:
         """By client, so that their order of arrival cannot matter."""
         return tuple(sorted(self.failures, key=lambda failure: failure.client))
+
+    def forbidden(self, voices: int, needed: int) -> bool:
+        """Whether too few of so many voices would be left if everybody had answered whose owner lets them."""
+        owners = {failure.client for failure in self.failures if failure.reason in _OWNERS}
+        return bool(owners) and voices - len(owners) < needed
 
     def failed(self, failure: Failure) -> None:
         """One client did not contribute."""

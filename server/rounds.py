@@ -310,7 +310,8 @@ def _check_replies(exchange: Exchange, tally: Tally, voices: int, round_: int, a
     else:
         return
     tally.failures.extend(awaited.closed(round_, 0))
-    raise QuorumError(round_, reason, tally.sorted_failures(), tally.news.lost)
+    refused = tally.forbidden(voices, needed)
+    raise QuorumError(round_, reason, tally.sorted_failures(), tally.news.lost, refused=refused)
 
 
 def _no_teacher(ballot: Ballot, tally: Tally) -> QuorumError:
@@ -318,7 +319,8 @@ def _no_teacher(ballot: Ballot, tally: Tally) -> QuorumError:
         f"none of {len(ballot.rows)} rows is left for the teacher; a row needs {ballot.needed} voters "
         "(strategy.row_quorum) who keep it (client.selector) and do not tie (ambiguity)"
     )
-    return QuorumError(ballot.round, reason, tally.sorted_failures(), tally.news.lost)
+    refused = tally.forbidden(ballot.clients, ballot.needed)
+    return QuorumError(ballot.round, reason, tally.sorted_failures(), tally.news.lost, refused=refused)
 
 
 def _after(

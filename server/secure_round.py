@@ -145,7 +145,8 @@ class SecureRounds:
             total = self._opened(cohort, plan, state, tally, next_sum)
         except SecureSumError as error:
             reason = f"secure sum, {error}"
-            raise QuorumError(plan.round, reason, tally.sorted_failures(), tally.news.lost) from None
+            refused = tally.forbidden(len(plans), self._needed(len(plans)))
+            raise QuorumError(plan.round, reason, tally.sorted_failures(), tally.news.lost, refused=refused) from None
         self._ahead = next_sum
         tally.replies = len(total.clients)
         return total
@@ -228,16 +229,19 @@ class SecureRounds:
         exchange, count = self.exchange, len(clients)
         if count < FEWEST:
             raise SecureSumError("too_few", f"{count} clients are asked and a sum takes {FEWEST} or more")
-        wanted = (
+        if (needed := self._needed(count)) > count:
+            raise SecureSumError("too_few", f"{count} clients are asked and {needed} must stay")
+        return Beginning(Session(exchange.run, round_, secrets.token_hex(16), tuple(sorted(clients)), needed))
+
+    def _needed(self, count: int) -> int:
+        """How many of so many invited must stay."""
+        return max(
             math.ceil(_LEAST_SHARE * count - 1e-9),
             count // 2 + 1,
-            count_of(exchange.quorum, count),
-            voters_needed(count, exchange.row_quorum),
+            count_of(self.exchange.quorum, count),
+            voters_needed(count, self.exchange.row_quorum),
             0 if self.split is None else self.split.least,
         )
-        if max(wanted) > count:
-            raise SecureSumError("too_few", f"{count} clients are asked and {max(wanted)} must stay")
-        return Beginning(Session(exchange.run, round_, secrets.token_hex(16), tuple(sorted(clients)), max(wanted)))
 
     def _exchanged(
         self,

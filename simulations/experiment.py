@@ -109,7 +109,8 @@ def _run(setup: Setup, view: View, started: float) -> dict[str, Any]:
     except RunFailed as error:
         failed = error
     except QuorumError as error:
-        failed = RunFailed(str(error), tuple((error.round, failure) for failure in error.failures))
+        missing = tuple((error.round, failure) for failure in error.failures)
+        failed = RunFailed(str(error), missing, refused=error.refused)
     except Diverged as error:
         failed = RunFailed(f"the student diverged ({error}): lower student.lr or student.distil_lr")
     except Exception as error:

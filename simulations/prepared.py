@@ -70,11 +70,15 @@ class Setup:
 
 
 class RunFailed(RuntimeError):
-    """The run ended without a result: quorum, platform or abort; what was done is in the folder of results."""
+    """The run ended without a result: quorum, platform or abort; what was done is in the folder of results.
 
-    def __init__(self, reason: str, failures: tuple[tuple[int, Failure], ...] = ()) -> None:
+    Attributes:
+        refused: by privacy budgets or policies alone: to resume cannot help.
+    """
+
+    def __init__(self, reason: str, failures: tuple[tuple[int, Failure], ...] = (), *, refused: bool = False) -> None:
         super().__init__(reason)
-        self.failures = failures
+        self.failures, self.refused = failures, refused
 
 
 def run_id(config: ExperimentConfig, proxy_sha256: str) -> str:

@@ -139,4 +139,4 @@ def _number(text: str) -> int | float | None:
 
 def _failed(told: dict[str, Any]) -> RunFailed:
     failures = tuple((int(told["round"]), Failure(**failure)) for failure in told["failures"])
-    return RunFailed(str(told["reason"]), failures)
+    return RunFailed(str(told["reason"]), failures, refused=told["refused"])

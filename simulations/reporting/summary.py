@@ -42,6 +42,7 @@ def summary(
         "schema": 1,
         "verdict": verdict,
         "reason": str(failed) if failed else None,
+        "refused": bool(failed and failed.refused),
         "config": config.resolved(),
         "engine": config.federation.engine,
         "seed": config.federation.seed,

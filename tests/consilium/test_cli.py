@@ -139,6 +139,33 @@ def test_a_failed_run_never_exits_with_0_even_in_json(file, tmp_path):
     assert done.exit_code == json.loads(done.stdout)["code"] == 3
 
 
+PRIVATE = "[privacy]\nepsilon = 8.0\n"
+
+
+@pytest.mark.parametrize("mechanism", ['{ name = "client-sum", clip = 2.0 }', '{ name = "dp-sgd" }'])
+def test_a_run_whose_budget_is_spent_exits_5_and_leads_to_the_budget(file, inline, tmp_path, monkeypatch, mechanism):
+    file.write_text(f"{FAST}{PRIVATE}mechanism = {mechanism}\nledgers = '{tmp_path / 'kept'}'\n")
+    assert invoke("run", file, "--out", tmp_path / "one").exit_code == 0
+    again = ("run", file, "--out", tmp_path / "two", "--set", "federation.rows_per_round=50")
+    monkeypatch.setattr("sys.argv", ["consilium", *map(str, again)])
+    told = invoke(*again)
+    assert told.exit_code == 5
+    said = " ".join(told.output.split())
+    assert "another budget or policy is its owner's decision, and --resume does not help" in said
+    assert f"next: consilium budget show {tmp_path / 'two'}" in said
+    told = invoke(*again, "--resume", "--format", "json")
+    assert told.exit_code == json.loads(told.stdout)["code"] == 5
+
+
+def test_another_promise_for_the_same_ledger_is_a_wrong_configuration(file, inline, tmp_path):
+    told = f'{FAST}{PRIVATE}mechanism = {{ name = "client-sum", clip = 2.0 }}\nledgers = "{tmp_path / "kept"}"\n'
+    file.write_text(told)
+    assert invoke("run", file, "--out", tmp_path / "one").exit_code == 0
+    done = invoke("run", file, "--out", tmp_path / "two", "--set", "privacy.epsilon=4.0")
+    assert done.exit_code == 2
+    assert "epsilon=8.0 and is asked for epsilon=4.0" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("rows", "flags", "code", "says"),
     [

@@ -90,6 +90,24 @@ def test_the_quorum_is_a_share_of_the_asked_clients_rounded_up(quorum, bad_clien
             run(cohort, quorum=quorum)
 
 
+@pytest.mark.parametrize(
+    ("out", "gone", "refused"),
+    [
+        (4, 0, True),  # 2 of 6 could answer and the quorum is 3: nothing that comes back changes that
+        (4, 2, True),
+        (3, 1, False),  # the one that is gone may come back
+        (0, 4, False),
+    ],
+)
+def test_a_round_that_budgets_alone_forbid_says_that_to_resume_does_not_help(out, gone, refused, run, scripted):
+    answers = ["refused_budget_out"] * out + ["no_reply"] * gone
+    misbehave = {f"c{i:04}": lambda _, i=i, why=why: Failure(f"c{i:04}", why) for i, why in enumerate(answers)}
+    with pytest.raises(QuorumError) as failed:
+        list(run(scripted(6, misbehave)))
+    assert failed.value.refused == refused
+    assert ("another budget or policy is its owner's decision" in str(failed.value)) == refused
+
+
 def test_nobody_at_all_is_a_failed_round_even_with_the_smallest_quorum(run, scripted):
     cohort = scripted(misbehave={f"c{i:04}": bad for i in range(6)})
     with pytest.raises(QuorumError, match="0 of 6"):

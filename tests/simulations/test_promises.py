@@ -187,7 +187,7 @@ def test_runs_that_share_their_ledgers_share_one_budget(tiny, inline, tmp_path):
     # the very same run again is the same releases again, and free
     assert run_experiment(tiny(**told), tmp_path / "same")["teacher"] == first["teacher"]
     second = run_experiment(tiny(**told, client={"distil_epochs": 2}), tmp_path / "b")
-    assert second["verdict"] == "failed"
+    assert (second["verdict"], second["refused"]) == ("failed", True)
     assert {failure["reason"] for failure in second["failures"]} == {"refused_budget_out"}
     assert second["privacy"]["max"]["epsilon"] == first["privacy"]["max"]["epsilon"]
 

@@ -151,8 +151,20 @@ def test_a_ledger_that_outlives_the_run_stops_the_next_one(tiny, inline, tmp_pat
     told = run_experiment(
         config.model_copy(update={"student": config.student.model_copy(update={"distil_epochs": 2})}), tmp_path / "two"
     )
-    assert (told["verdict"], told["rounds_done"]) == ("failed", 0)
-    assert "the budget of coordinator is out" in told["reason"]
+    assert (told["verdict"], told["rounds_done"], told["refused"]) == ("failed", 0, True)
+    charged = told["privacy"]["max"]["epsilon"]  # 7.99..., rounded up
+    assert f"the budget of coordinator is out: epsilon {charged - 5e-5:.3f}"[:-1] in told["reason"]
+    assert "of 8.0000 at delta 1e-05 is charged, for 2 rounds so far; `consilium budget` shows" in told["reason"]
+    assert "plan" not in told["reason"]
+
+
+def test_a_secure_sum_whose_sites_are_out_of_budget_is_refused_for_good(tiny, inline, tmp_path):
+    promise = {"noise_multiplier": 2.0, "epsilon": 3.0, "ledgers": str(tmp_path / "kept")}
+    assert not run_experiment(tiny(privacy=promise, strategy=SUMS), tmp_path / "one")["refused"]
+    other = tiny(privacy=promise, strategy=SUMS, client={"distil_epochs": 2})
+    told = run_experiment(other, tmp_path / "two")
+    assert {failure["reason"] for failure in told["failures"]} == {"refused_budget_out"}
+    assert (told["verdict"], told["refused"]) == ("failed", True)
 
 
 CENTRAL_REFUSED = [
