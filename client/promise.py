@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from client.config import PrivacySection, SiteConfig, SiteConfigError
@@ -18,6 +18,8 @@ from privacy.noise import Draw, OsEntropy, SeededEntropy
 
 # What a site can do; the sum with noise at the coordinator is the coordinator's.
 SITE_MECHANISMS = ("dp-sgd", "pate", "k-rr", "gaussian-output", "client-sum-distributed")
+# Settings that change nothing of what is released: another value of theirs is the same plan.
+_KNOBS = ("physical_batch", "allow_baseline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,9 @@ class Promise:
 
     @property
     def parameters(self) -> str:
-        """What a release's request says of the mechanism."""
-        settings = {key: getattr(self.mechanism, key) for key in self.mechanism.__dataclass_fields__}  # type: ignore[attr-defined]
+        """What a release's request says of the mechanism: the settings that its outputs depend on."""
+        names = (field.name for field in fields(self.mechanism))  # type: ignore[arg-type]
+        settings = {name: getattr(self.mechanism, name) for name in names if name not in _KNOBS}
         return canonical({**settings, "records": self.records})
 
     @property
@@ -156,8 +159,12 @@ def _promise(told: _Told) -> Promise:
     from privacy.calibration import noise_for_events
 
     section = PrivacySection.model_validate_json(told.section)
-    delta = section.delta or default_delta(told.records)
-    check_delta(delta, told.records)
+    kind = _mechanism(section, told, section.noise_multiplier or 1.0)
+    # Where a whole client is hidden, n is how many clients there are: (0, 1/n) is to publish one of them.
+    units = kind.clients if isinstance(kind, DistributedClientSum) else told.records
+    delta = section.delta or default_delta(units)
+    check_delta(delta, units)
+    _check_group(section, kind)
 
     def at(noise: float) -> Promise:
         return Promise(
@@ -179,7 +186,6 @@ def _promise(told: _Told) -> Promise:
         )
 
     noise = section.noise_multiplier
-    _check_group(section, at(noise or 1.0).mechanism)
     if section.epsilon is not None and not noise:
         if section.composition == "plan":
             noise = noise_for_events(section.epsilon, delta, lambda noise: at(noise).total(), section.group_size)
