@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from client.account import Account, Book
@@ -21,12 +20,12 @@ from client.promise import Promise, promise_of
 from client.refusing import refused, unreadable
 from client.secure import SecureSums, noisy_input
 from client.state import SiteState, StateError, StateStore
+from client.statistics import class_counts, class_tables, competence_of
 from client.teaching import empty_table, teacher_of
 from distillation.data import Proxy, Samples, load_proxy
 from distillation.ensemble import Ensemble
 from distillation.learner import Diverged, TorchLearner
 from distillation.runtime import generator, single_thread
-from distillation.selectors import build_selector, selector_features
 from distillation.selectors.selector import Selection
 from privacy.policy import PolicyError
 from strategies.believing import vote_symbols
@@ -34,7 +33,7 @@ from strategies.codecs import link_named
 from strategies.envelope import SUM_REQUEST, WireError, kind_of
 from strategies.messages import ClientReport, RoundPlan
 from strategies.seeds import stream_seed
-from strategies.soft_labels import Float64, Int64, SoftLabels, UInt8
+from strategies.soft_labels import Int64, SoftLabels, UInt8
 from strategies.tables import Table
 from strategies.wire import decode_plan, encode_report, plan_sha256
 
@@ -206,7 +205,7 @@ class Node:
             if not counted:
                 self._keep(counted=last.counted + 1, counted_sha256=asked_sha256, failed="")
             if first:
-                self._begin()
+                self._begin(plan)
             report, memory = self._vote(plan, memory, taught, first=first)
             report = report if account is None else replace(report, ledger=account.head)
             symbols = vote_symbols(report.soft_labels, plan.uplink)
@@ -281,14 +280,14 @@ class Node:
         self._learner, self._last = self._remembered()
         self._unsure = False
 
-    def _begin(self) -> None:
+    def _begin(self, plan: RoundPlan) -> None:
         """First weights, and what precedes the first vote: FedMD's transfer phases; nothing by default."""
         training = self._config.training
         self._learner = self.fresh()
         if training.public_epochs:
             self._learner.fit_public(training.public_epochs, self.rng("public", 0))
         if training.warmup_epochs:
-            self._learner.fit(training.warmup_epochs, self.rng("warm-up", 0))
+            self._learner.fit(training.warmup_epochs, self._private_rng("warm-up", 0, plan))
 
     def _taught(self, plan: RoundPlan, memory: Memory) -> _Taught:
         return teacher_of(plan, memory.told, len(self._proxy.samples), self._learner.predict)
@@ -300,12 +299,13 @@ class Node:
         # A site that is to choose among teachers goes by its last model, also if it begins anew after that.
         teacher, told = taught or self._taught(plan, memory)
         if self._config.training.restart and not first:
-            self._begin()
+            self._begin(plan)
         self._train(plan, teacher)
         memory = replace(memory, told=told)
-        counts = self._counts() if "counts" in plan.wants else None
+        counts = class_counts(self._private, len(self._proxy.classes)) if "counts" in plan.wants else None
         if plan.subject == "classes":
-            return ClientReport(self.name, plan.round, self._tables(plan), counts=counts), memory
+            tables = class_tables(self._open_learner, plan.ask_rows)
+            return ClientReport(self.name, plan.round, tables, counts=counts), memory
         section = self._config.selector
         wanted = "" if section is None else section.model_dump_json()
         if memory.selector != wanted:  # once a run, after the first fit; and when the site's owner changed it
@@ -329,12 +329,6 @@ class Node:
     def _noise_seed(self, plan: RoundPlan) -> int:
         return stream_seed(self._config.seed, "noise", self.name, plan.run, plan.round)
 
-    def _tables(self, plan: RoundPlan) -> SoftLabels:
-        """Mean outputs on the private rows of each asked class that there are rows of."""
-        tables = self._open_learner.class_tables()
-        asked = np.isin(tables.rows, plan.ask_rows)
-        return SoftLabels(tables.rows[asked], tables.log_probs[asked])
-
     def _sent(self, plan: RoundPlan, rows: Int64, symbols: UInt8, memory: Memory) -> Memory:
         """What the coordinator will hold of this site's votes once the answer has arrived."""
         if not link_named(plan.uplink).delta:
@@ -348,13 +342,13 @@ class Node:
         """Digest the last teacher, then revisit the private rows, so that the vote shows the model after them."""
         training = self._config.training
         if plan.subject == "classes":
-            rng, weight = self.rng("fit", plan.round), training.table_weight
+            rng, weight = self._private_rng("fit", plan.round, plan), training.table_weight
             self._open_learner.fit(training.local_epochs, rng, tables=teacher, table_weight=weight)
             return
         if teacher is not None and len(teacher.rows) and training.distil_epochs:
             self._learner.distil(teacher, training.distil_epochs, self.rng("distil", plan.round))
         if training.local_epochs:
-            self._learner.fit(training.local_epochs, self.rng("fit", plan.round))
+            self._learner.fit(training.local_epochs, self._private_rng("fit", plan.round, plan))
 
     @property
     def _open_learner(self) -> TorchLearner:
@@ -363,26 +357,18 @@ class Node:
         return self._learner
 
     def _competence(self, section: SelectorSection, learner: TorchLearner) -> Selection:
-        """What a selector says of every proxy row."""
-        selector = build_selector(section.name, section.settings)
-        private, public = selector_features(section.on, learner, self._private, self._proxy)
-        rng = np.random.default_rng(stream_seed(self._config.seed, "selector", self.name))
-        return selector.select(private, self._labels(), public, rng)
+        return competence_of(section, learner, self._config, self._proxy, self._private)
 
-    def _labels(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        labels = self._private.labels
-        return np.asarray(labels.numpy() if labels is not None else np.empty(0), np.int64)
-
-    def _counts(self) -> Float64:
-        """[classes] private rows of each class."""
-        return np.bincount(self._labels(), minlength=len(self._proxy.classes)).astype(np.float64)
-
-    def rng(self, phase: str, round_: int) -> torch.Generator:
-        """The site's random stream of one phase of one round.
+    def rng(self, phase: str, round_: int, *run: str) -> torch.Generator:
+        """The site's random stream of one phase of one round, of every run alike or of one.
 
         Derived, not carried: it is the same after a restart, and needs no state.
         """
-        return generator(stream_seed(self._config.seed, phase, self.name, round_))
+        return generator(stream_seed(self._config.seed, phase, self.name, round_, *run))
+
+    def _private_rng(self, phase: str, round_: int, plan: RoundPlan) -> torch.Generator:
+        """Of a phase on private rows. With a promise it is this plan's alone: each was charged noise of its own."""
+        return self.rng(phase, round_) if self._promise is None else self.rng(phase, plan.round, plan.run)
 
     def fresh(self) -> Learner:
         """The site's model before its first round, always the same one."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from client.config import load_site, write_site
+from client.config import PrivacySection, load_site, write_site
 from strategies.believing import believe_symbols, decode_symbols
 from strategies.messages import Refusal
 from strategies.soft_labels import SoftLabels
@@ -42,6 +42,17 @@ def _change(site_file, policy=None, training=None, **changed):
 def change():
     """A function that writes a site's file anew with other settings."""
     return _change
+
+
+@pytest.fixture
+def promise(site_file, change):
+    """A function that gives the site a [privacy], seeded unless told otherwise, for three answers."""
+
+    def write(**told):
+        privacy = PrivacySection(**{"epsilon": 3.0, "rounds": 3, "seeded": True, **told})
+        change(site_file, privacy=privacy)
+
+    return write
 
 
 def _forget(site_file):

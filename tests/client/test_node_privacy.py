@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.config import PartSection, PrivacySection, SiteConfigError, load_site, write_site
+from client.config import PartSection, SiteConfigError, load_site, write_site
 from client.node import Node
 from distillation.learner import TorchLearner
 from privacy.accounting import epsilon_of, group_epsilon_of
@@ -19,17 +19,6 @@ from strategies.wire import decode_answer, encode_plan
 
 # 30 rows, 10 a step, 2 epochs an answer: q = 1/3, 6 steps.
 STEPS = 6
-
-
-@pytest.fixture
-def promise(site_file, change):
-    """A function that gives the site a [privacy], seeded unless told otherwise, for three answers."""
-
-    def write(**told):
-        privacy = PrivacySection(**{"epsilon": 3.0, "rounds": 3, "seeded": True, **told})
-        change(site_file, privacy=privacy)
-
-    return write
 
 
 def ledger(site_file):

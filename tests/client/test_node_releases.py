@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import client.node
+import client.statistics
 from client.config import SelectorSection
 from client.node import Node
 from distillation.selectors.selector import Selection
@@ -37,8 +37,8 @@ def selector(monkeypatch):
         return private.features.numpy(), proxy.samples.features.numpy()
 
     asked = []
-    monkeypatch.setattr(client.node, "build_selector", lambda name, settings: Thirds())
-    monkeypatch.setattr(client.node, "selector_features", features)
+    monkeypatch.setattr(client.statistics, "build_selector", lambda name, settings: Thirds())
+    monkeypatch.setattr(client.statistics, "selector_features", features)
     return SimpleNamespace(made=made, asked=asked)
 
 
@@ -97,8 +97,10 @@ def test_a_selector_looks_at_the_model_after_its_first_fit(site_file, make_plan,
     change(site_file, selector=SelectorSection(name="thirds", on="model"), policy={"release": ["abstentions"]})
     node = Node.open(site_file)
     phases = spied(node)
-    looked = client.node.selector_features
-    monkeypatch.setattr(client.node, "selector_features", lambda *told: phases.append(("select", 0)) or looked(*told))
+    looked = client.statistics.selector_features
+    monkeypatch.setattr(
+        client.statistics, "selector_features", lambda *told: phases.append(("select", 0)) or looked(*told)
+    )
     node.answer(encode_plan(make_plan(site_file)))
     assert phases == [("fit", 2), ("select", 0)]
 
