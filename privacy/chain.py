@@ -215,7 +215,7 @@ class Chain:
     """
 
     def __init__(self, path: Path, *, durable: bool, wait_s: float) -> None:
-        self.path, self._durable, self._wait_s = path, durable, wait_s
+        self.path, self.durable, self._wait_s = path, durable, wait_s
         self._opened: sqlite3.Connection | None = None
 
     @property
@@ -249,7 +249,7 @@ class Chain:
         if version != _SCHEMA_VERSION or found != _SCHEMA:
             raise broken(self.path, f"its tables are not those of schema {_SCHEMA_VERSION}")
         (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
-        wanted = 2 if self._durable else 0
+        wanted = 2 if self.durable else 0
         db.execute(f"PRAGMA synchronous={wanted}")
         (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
         if (mode, synchronous) != (b"wal", wanted):
@@ -257,7 +257,7 @@ class Chain:
                 f"the ledger {self.path} has journal_mode={mode!r}, synchronous={synchronous} and needs 'wal', "
                 f"{wanted}: keep it on a local disk"
             )
-        if self._durable:
+        if self.durable:
             db.execute("PRAGMA fullfsync=1")  # macOS: fsync alone stops at the disk's cache; no effect elsewhere
 
     def close(self) -> None:
@@ -329,10 +329,18 @@ class Chain:
         older = "DELETE FROM payloads WHERE seq NOT IN (SELECT seq FROM payloads ORDER BY seq DESC LIMIT ?)"
         self._db.execute(older, (_KEPT,))
 
-    def payloads(self) -> tuple[int, ...]:
-        """The rows whose payloads are kept."""
+    def check_payloads(self, sha256: Mapping[int, str]) -> None:
+        """Return if every payload that is kept is what its row seals; `sha256` by row.
+
+        Raises:
+            LedgerBroken: with the first that is not.
+        """
         with translated(self.path):
-            return tuple(seq for (seq,) in self._db.execute("SELECT seq FROM payloads ORDER BY seq"))
+            kept = [seq for (seq,) in self._db.execute("SELECT seq FROM payloads ORDER BY seq")]
+        for seq in kept:
+            if seq not in sha256:
+                raise broken(self.path, f"row {seq} seals nothing, and a payload is kept for it")
+            self.payload(seq, sha256[seq])
 
     def payload(self, seq: int, sha256: str) -> bytes:
         """What row `seq` sealed with this hash.

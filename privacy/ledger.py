@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from privacy.budget import afford, charged_of, epsilon_of_releases, left_of, share_of, usable
-from privacy.chain import GENESIS, Chain, Entry, broken, made_with, make
+from privacy.chain import GENESIS, Chain, Entry, broken, make
 from privacy.chain import Head as Head
 from privacy.chain import Row as Row
 from privacy.chain import canonical as canonical
@@ -28,7 +28,9 @@ from privacy.ledger_errors import ReleaseLost as ReleaseLost
 from privacy.ledger_errors import StaleRelease as StaleRelease
 from privacy.ledger_errors import TermsDiffer as TermsDiffer
 from privacy.ledger_errors import TokenRefused as TokenRefused
-from privacy.tally import Counts, Release, Reserved, Tally, add, counted, events_of, inheritance
+from privacy.lineage import first_row, insist_on, insist_on_parent, parent_row, refuse_if_closed
+from privacy.repeats import again
+from privacy.tally import Reserved, Tally, counted, inheritance
 from privacy.terms import Request as Request
 from privacy.terms import Sealed as Sealed
 from privacy.terms import Terms as Terms
@@ -52,7 +54,13 @@ class Ledger:
 
     @classmethod
     def create(
-        cls, path: Path, terms: Terms, *, parent: Path | None = None, durable: bool = True, wait_s: float = 30.0
+        cls,
+        path: Path,
+        terms: Terms,
+        *,
+        parent: Path | None = None,
+        unpaid_before: int = 0,
+        durable: bool = True,
     ) -> Self:
         """A new ledger; its folder is made if need be.
 
@@ -62,8 +70,8 @@ class Ledger:
             parent: the ledger of data that shares records with this one (a copy, a part, more rows). Everything it has
                 spent and reserved counts here too, its plans are continued here, and it answers no more: records that
                 are in both would otherwise pay in two places.
+            unpaid_before: answers that these records gave before, without a ledger; a parent's are added.
             durable: survive a power cut; a simulation only has to survive being killed.
-            wait_s: how long to wait for another process's transaction.
 
         Raises:
             LedgerUnavailable: there is a ledger already, or the disk refuses.
@@ -76,15 +84,19 @@ class Ledger:
             raise LedgerUnavailable(f"there is a ledger at {path}: open it, or name another place")
         data_set, inherited, history = str(uuid.uuid4()), None, list[Entry]()
         if parent is not None:
-            with cls.open(parent, durable=durable, wait_s=wait_s) as old:
+            with cls.open(parent, durable=durable) as old:
                 data_set, inherited, history = old._hand_on(terms, data_set, str(path.absolute()))
-        told = {"data_set": data_set, "terms": terms.plain(), "parent": inherited, "made_with": made_with()}
+                unpaid_before += old.unpaid_before
+        told = first_row(data_set, terms, inherited, unpaid_before)
         make(path, [("OPEN", b"", told), *history], durable=durable)
-        return cls.open(path, durable=durable, wait_s=wait_s)
+        return cls.open(path, durable=durable)
 
     @classmethod
     def open(cls, path: Path, *, durable: bool = True, wait_s: float = 30.0) -> Self:
         """The ledger at `path`, every row checked.
+
+        Args:
+            wait_s: how long to wait for another process's transaction.
 
         Raises:
             LedgerUnavailable, LedgerBroken.
@@ -92,22 +104,30 @@ class Ledger:
         return cls(path, durable=durable, wait_s=wait_s).__enter__()
 
     @classmethod
-    def open_or_create(cls, path: Path, terms: Terms, *, durable: bool = True, wait_s: float = 30.0) -> Self:
-        """The ledger at `path`, made if there is none.
+    def open_or_create(
+        cls,
+        path: Path,
+        terms: Terms,
+        *,
+        parent: Path | None = None,
+        unpaid_before: int = 0,
+        durable: bool = True,
+    ) -> Self:
+        """The ledger at `path`, made as by `create` if there is none.
 
         Raises:
-            TermsDiffer: it was made for others; what was released under them cannot be taken back.
+            TermsDiffer: as for `insist`.
             LedgerUnavailable, LedgerBroken, ValueError: as for `create`.
         """
         if not path.exists():
             try:
-                return cls.create(path, terms, durable=durable, wait_s=wait_s)
+                return cls.create(path, terms, parent=parent, unpaid_before=unpaid_before, durable=durable)
             except LedgerUnavailable:
                 if not path.exists():
                     raise
-        ledger = cls.open(path, durable=durable, wait_s=wait_s)
+        ledger = cls.open(path, durable=durable)
         try:
-            ledger._insist(terms)
+            ledger.insist(terms, parent)
         except BaseException:
             ledger.close()
             raise
@@ -142,6 +162,33 @@ class Ledger:
         """A random UUID, public; it says nothing of the data."""
         return self._tally.data_set
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """This data set, then those whose spending it has inherited, the nearest first."""
+        return self._tally.lineage
+
+    @property
+    def child(self) -> str:
+        """The data set that this one was handed on to; "" while this one answers."""
+        return self._tally.child
+
+    @property
+    def unpaid_before(self) -> int:
+        """Answers that these records gave before their first ledger was made: nothing here covers them."""
+        return self._tally.unpaid_before
+
+    def insist(self, terms: Terms, parent: Path | None = None) -> None:
+        """Return if this ledger was made for these terms and, where a parent is named, from that one.
+
+        Raises:
+            TermsDiffer: it was not; what was released cannot be taken back.
+            LedgerUnavailable, LedgerBroken: the parent is.
+        """
+        insist_on(self._chain.path, self.terms, terms)
+        if parent is not None:
+            with type(self)(parent, durable=self._chain.durable, wait_s=30.0) as old:
+                insist_on_parent(self._chain.path, self._tally, parent, old._tally)
+
     def plan(self, name: str, events: Sequence[Event], delta: float | None = None) -> None:
         """Mode "plan": reserve and charge all releases of a plan, before the first of them.
 
@@ -168,7 +215,7 @@ class Ledger:
                 raise KeyConflict(
                     f"plan {name!r} was reserved with other events or another delta: give this one its own name"
                 )
-            self._refuse_if_closed()
+            refuse_if_closed(self._chain.path, tally)
             share = share_of(tally, name, wanted, delta)
             self._append("PLAN", b"", {"name": name, "events": to_json(wanted), "delta": share})
         self._catch_up()
@@ -198,15 +245,15 @@ class Ledger:
         with self._writing() as tally:
             known = tally.releases.get((request.run, request.round, request.attempt))
             if known is not None:
-                return self._again(known, request, key, wanted)
-            self._refuse_if_closed()
+                return again(self._chain, known, request, key, wanted, seeded=self.terms.seeded)
+            refuse_if_closed(self._chain.path, tally)
             told = {"request": asdict(request), "events": to_json(wanted), "plan": afford(tally, wanted, plan)}
             seq = self._append("SPENT", key, told).seq
         self._catch_up()
         return Token(seq, key, wanted)
 
     def unsealed(self, seq: int, key: bytes) -> Token | None:
-        """The token of row `seq`, for whoever kept the bytes that it paid for; None: sealed, or in a child not here.
+        """The token of row `seq`, for whoever kept the bytes that it paid for; None: sealed.
 
         Raises:
             LedgerRolledBack: nothing here was paid for by that row and key.
@@ -214,8 +261,6 @@ class Ledger:
         self._catch_up()
         release = self._tally.release_at(seq)
         if release is None or release.key != key:
-            if self._tally.parent:
-                return None
             raise self._rolled_back(f"has no release at row {seq} that this site paid for")
         return None if release.sealed else Token(release.seq, release.key, release.events)
 
@@ -264,11 +309,7 @@ class Ledger:
         """
         fresh = Tally()
         self._learn(fresh)
-        sealed = fresh.sealed()
-        for seq in self._chain.payloads():
-            if seq not in sealed:
-                raise broken(self._chain.path, f"row {seq} seals nothing, and a payload is kept for it")
-            self._chain.payload(seq, sealed[seq].sha256)
+        self._chain.check_payloads({seq: release.sha256 for seq, release in fresh.sealed().items()})
         self.check(fresh.head.seq, fresh.head.digest)
 
     def rows(self) -> Iterator[Row]:
@@ -278,19 +319,12 @@ class Ledger:
     def events(self, run: str | None = None) -> Events:
         """What was spent: by all releases and by a parent's, or by those of one run."""
         self._catch_up()
-        if run is None:
-            return events_of(self._tally.spent)
-        counts: Counts = {}
-        for (of, _, _), release in self._tally.releases.items():
-            if of == run:
-                add(counts, release.events)
-        return events_of(counts)
+        return self._tally.events(run)
 
     def count(self, run: str | None = None) -> int:
         """Different rounds that were paid for: of all runs and of a parent, or of one run."""
         self._catch_up()
-        rounds = {(of, round_) for of, round_, _ in self._tally.releases if run in (None, of)}
-        return len(rounds) + (self._tally.inherited if run is None else 0)
+        return self._tally.count(run)
 
     def plans(self) -> dict[str, Reserved]:
         """Mode "plan": what was reserved, by name, in that order."""
@@ -353,42 +387,13 @@ class Ledger:
         except ValueError as error:
             raise broken(self._chain.path, str(error)) from error
 
-    def _again(self, known: Release, request: Request, key: bytes, events: Events) -> Token | Sealed:
-        """The answer to a release that was paid for before."""
-        name = f"round {request.round} of run {request.run!r}, attempt {request.attempt}"
-        if (known.key, counted(known.events)) != (key, counted(events)):
-            raise KeyConflict(f"{name} was paid for in row {known.seq} with other contents: ask in a new round")
-        if known.sealed:
-            return Sealed(known.sealed, self._chain.payload(known.sealed, known.sha256))
-        if self.terms.seeded:
-            return Token(known.seq, key, known.events)
-        raise ReleaseLost(
-            f"{name} was paid for in row {known.seq}, and the process died before its bytes were stored: skip the "
-            f"round, or pay again as attempt {request.attempt + 1}"
-        )
-
-    def _refuse_if_closed(self) -> None:
-        if self._tally.child:
-            raise BudgetExceeded(
-                f"the ledger {self._chain.path} was handed on to data set {self._tally.child}: that one answers instead"
-            )
-
-    def _insist(self, terms: Terms) -> None:
-        if terms != self.terms:
-            raise TermsDiffer(
-                f"the ledger {self._chain.path} was made with {self.terms.beside(terms)}: what was released cannot be "
-                "charged afterwards; keep its terms, or let other data begin a ledger of its own"
-            )
-
     def _hand_on(self, terms: Terms, child: str, path: str) -> tuple[str, dict[str, Any], list[Entry]]:
         """Close this ledger for its child: the child's id, what its OPEN row says of this one, and its next rows."""
-        self._insist(terms)
+        self.insist(terms)
         with self._writing() as tally:
             if not tally.child:
                 self._append("CLOSED", b"", {"child": child, "path": path})
         self._catch_up()
         if self._tally.child_path != path:  # the same path again: the process died before the child was made
-            self._refuse_if_closed()
-        head = self._tally.head
-        told = {"data_set": self.data_set, "seq": head.seq, "head": head.digest.hex(), "answered": self.count()}
-        return self._tally.child, told, inheritance(self._tally)
+            refuse_if_closed(self._chain.path, self._tally)
+        return self._tally.child, parent_row(self._tally, self.count()), inheritance(self._tally)

@@ -87,7 +87,9 @@ class Tally:
         head: of the last row read.
         terms, data_set: as the first row fixed them.
         parent: the data set whose spending this one inherited; "" where there is none.
+        lineage: this data set, then its parent, that one's parent, and so on.
         inherited: rounds that the parent answered.
+        unpaid_before: answers that these records gave before, and that no ledger has paid for.
         plans: by name, in the order in which they were reserved.
         releases: by slot.
         spent: what all releases used, the inherited ones among them.
@@ -98,7 +100,8 @@ class Tally:
         self.head: Head = GENESIS
         self.terms: Terms
         self.data_set = self.parent = self.child = self.child_path = ""
-        self.inherited = 0
+        self.lineage: tuple[str, ...] = ()
+        self.inherited = self.unpaid_before = 0
         self.plans: dict[str, Reserved] = {}
         self.releases: dict[Slot, Release] = {}
         self.spent: Counts = {}
@@ -121,6 +124,21 @@ class Tally:
         """The release that row `seq` paid for."""
         return self._by_seq.get(seq)
 
+    def events(self, run: str | None) -> Events:
+        """What was spent: by all releases and by a parent's, or by those of one run."""
+        if run is None:
+            return events_of(self.spent)
+        counts: Counts = {}
+        for (of, _, _), release in self.releases.items():
+            if of == run:
+                add(counts, release.events)
+        return events_of(counts)
+
+    def count(self, run: str | None) -> int:
+        """Different rounds that were paid for: of all runs and of a parent, or of one run."""
+        rounds = {(of, round_) for of, round_, _ in self.releases if run in (None, of)}
+        return len(rounds) + (self.inherited if run is None else 0)
+
     def sealed(self) -> dict[int, Release]:
         """Releases whose bytes are known, by the row that sealed them."""
         return {release.sealed: release for release in self.releases.values() if release.sealed}
@@ -135,6 +153,9 @@ class Tally:
         if parent is not None:
             self.parent, self.inherited = parent["data_set"], parent["answered"]
         self.data_set, self.terms = row.body["data_set"], terms
+        # Ledgers that were made before these were written say neither.
+        before = () if parent is None else parent.get("lineage", [self.parent])
+        self.lineage, self.unpaid_before = (self.data_set, *before), row.body.get("unpaid_before", 0)
 
     def _plan(self, row: Row) -> None:
         name = row.body["name"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from privacy import budget
 from privacy.accounting import epsilon_of
 from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse, merged, times
-from privacy.ledger import BudgetExceeded, KeyConflict, Ledger, LedgerUnavailable, Request, Sealed, Terms, TermsDiffer
+from privacy.ledger import BudgetExceeded, KeyConflict, Ledger, Request, Sealed, Terms
 from privacy.tally import Reserved, Tally
 
 COUNT = Terms("record", "zero_out", "count", None, None, None, False)
@@ -291,103 +291,6 @@ def test_events_are_told_by_run(make):
         assert ledger.events("b") == (Gaussian(30.0, 1),)
         assert ledger.events("c") == ()
         assert ledger.events() == (Gaussian(20.0, 2), Gaussian(30.0, 1))
-
-
-# ---- children
-
-
-def test_a_child_begins_with_all_that_its_parent_spent_and_continues_its_plans(make, tmp_path):
-    event = Gaussian(20.0, 1)
-    with make(PLAN) as parent:
-        for name in ("old", "new"):
-            parent.plan(name, (times(event, 3),), 5e-6)
-        parent.reserve(request(1), (times(event, 2),))
-        parent.reserve(request(2), (event,), plan="old")
-        told = parent.charged(), parent.epsilon(), parent.events(), parent.plans()
-    with make(PLAN, "child", parent=tmp_path / "ledger.sqlite") as child:
-        assert (child.charged(), child.epsilon(), child.events(), child.plans()) == told
-        assert child.data_set != parent.data_set
-        assert (child.count(), child.count("run")) == (2, 0)
-        assert [row.body.get("inherited") for row in child.rows()] == [None, *4 * [parent.data_set]]
-        child.store(child.reserve(request(1), (event,)), b"votes")
-        with pytest.raises(BudgetExceeded):
-            child.reserve(request(2), (event,))
-        child.reserve(request(2), (times(event, 2),), plan="old")
-        child.verify()
-
-
-@pytest.mark.parametrize("terms", [FILTER, COUNT])
-def test_a_childs_child_has_paid_for_both(make, tmp_path, terms):
-    events = (Gaussian(20.0, 1),) if terms.mode == "filter" else ()
-    parent, names = None, ("first", "second", "third")
-    for name in names:
-        with make(terms, name, parent=parent) as ledger:
-            ledger.reserve(request(1), events)
-            parent = tmp_path / name
-    with Ledger.open(parent, durable=False) as last:
-        assert last.events() == merged(events * 3)
-        assert last.count() == 3
-        assert last.epsilon() == (
-            math.inf if terms.mode == "count" else pytest.approx(3 * 7 / 800 + 1.440352, abs=1e-6)
-        )
-
-
-def test_a_parent_answers_no_more_but_still_sends_again(make, tmp_path):
-    with make(PLAN) as parent:
-        parent.plan("all", (Gaussian(20.0, 9),), 5e-6)
-        parent.store(parent.reserve(request(1), (Gaussian(20.0, 1),)), b"votes")
-        open_token = parent.reserve(request(2), (Gaussian(20.0, 1),))
-        make(PLAN, "child", parent=tmp_path / "ledger.sqlite").close()
-        for spend in (
-            lambda: parent.reserve(request(3), (Gaussian(20.0, 1),)),
-            lambda: parent.reserve(request(3), ()),
-            lambda: parent.plan("more", (Gaussian(90.0, 1),), 1e-6),
-        ):
-            with pytest.raises(BudgetExceeded, match="was handed on to data set"):
-                spend()
-        assert parent.left((Gaussian(20.0, 1),)) == 0
-        parent.plan("all", (Gaussian(20.0, 9),))
-        assert parent.reserve(request(1), (Gaussian(20.0, 1),)).payload == b"votes"
-        parent.store(open_token, b"late votes")
-        parent.verify()
-    with pytest.raises(BudgetExceeded, match="was handed on"):
-        make(PLAN, "second child", parent=tmp_path / "ledger.sqlite")
-    with Ledger.open(tmp_path / "child", durable=False) as child:
-        assert child.events() == (Gaussian(20.0, 2),)
-
-
-def test_a_child_that_was_not_made_before_its_process_died_is_made_the_next_time(make, tmp_path, monkeypatch):
-    with make(FILTER) as parent:
-        parent.reserve(request(1), (Gaussian(20.0, 1),))
-    with monkeypatch.context() as patch:
-        patch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
-        with pytest.raises(LedgerUnavailable, match="the disk is gone"):
-            make(FILTER, "child", parent=tmp_path / "ledger.sqlite")
-    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
-    with make(FILTER, "child", parent=tmp_path / "ledger.sqlite") as child, parent:
-        assert child.events() == parent.events() == (Gaussian(20.0, 1),)
-        assert next(reversed(list(parent.rows()))).body["child"] == child.data_set
-
-
-def test_a_parent_stays_in_use_if_its_child_has_no_place(make, tmp_path):
-    path = tmp_path / "ledger.sqlite"
-    with make(FILTER):
-        pass
-    with pytest.raises(LedgerUnavailable, match="there is a ledger at"):
-        make(FILTER, parent=path)
-    with Ledger.open(path, durable=False) as ledger:
-        ledger.reserve(request(1), (Gaussian(20.0, 1),))
-
-
-@pytest.mark.parametrize("changed", [{"epsilon": 8.0}, {"delta": 1e-6}, {"unit": "patient"}, {"seeded": True}])
-def test_a_child_has_its_parents_terms(make, tmp_path, changed):
-    with make(FILTER) as parent:
-        before = parent.head()
-    with pytest.raises(TermsDiffer, match=next(iter(changed))):
-        make(replace(FILTER, **changed), "child", parent=tmp_path / "ledger.sqlite")
-    with parent:
-        assert parent.head() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
 
 
 def test_epsilon_is_computed_from_rows_and_not_kept_in_one(make):
