@@ -120,6 +120,9 @@ class PolicySection(Section):
     secure_sum: Literal["allow", "require"] = "allow"
     # The fewest sites that must stay in a sum that this site helps to open.
     sum_threshold: Annotated[int, Field(ge=2)] = 2
+    # Files of `consilium keys`: all sites' public keys, as their owners agreed on them, and this site's private key.
+    sum_registry: str = ""
+    sum_identity: str = ""
 
 
 class SiteConfig(Section):

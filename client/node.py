@@ -13,6 +13,7 @@ import torch
 from client.account import Account, Book
 from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
+from client.identity import Peers, peers_of
 from client.learners import Learner, check_learner, fresh_learner, noisy_votes
 from client.limits import check_again, check_plan
 from client.memory import Memory
@@ -49,6 +50,7 @@ class Node:
         private: the site's rows.
         store: where its model survives.
         ledger: file of what was paid, where the site's file promises privacy.
+        peers: who may be in its sums, where the site's file names a registry.
         durable: whether the ledger must survive a power cut.
 
     Raises:
@@ -62,6 +64,7 @@ class Node:
         private: Samples,
         store: StateStore,
         ledger: Path | None = None,
+        peers: Peers | None = None,
         *,
         durable: bool = True,
     ) -> None:
@@ -77,7 +80,7 @@ class Node:
         if self._promise is not None and not self._last.plan_sha256:
             check_learner(config, proxy, self._promise)
         self._unsure = False
-        self._sums = SecureSums(self, config.policy, self._promise)
+        self._sums = SecureSums(self, config.policy, self._promise, peers)
 
     @classmethod
     def open(cls, site_file: Path, *, proxy: Proxy | None = None, durable: bool = True) -> Node:
@@ -97,7 +100,7 @@ class Node:
         private = load_private(folder / config.private, config.target, proxy)
         store = StateStore(folder / config.state, durable=durable)
         ledger = None if config.privacy is None else folder / config.privacy.ledger
-        return cls(config, proxy, private, store, ledger, durable=durable)
+        return cls(config, proxy, private, store, ledger, peers_of(config, folder), durable=durable)
 
     @property
     def name(self) -> str:

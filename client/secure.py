@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from client.config import PolicySection
+from client.config import PolicySection, SiteConfigError
+from client.identity import Peers
 from client.promise import Promise
 from client.refusing import refused, unreadable
 from client.state import SiteState
-from client.sum_wire import NoisyInput, Part, SumAnswer, SumRequest, base_of, noisy_sheet, sheet_of, steps_of
+from client.sum_wire import (
+    NoisyInput,
+    Part,
+    SumAnswer,
+    SumRequest,
+    base_of,
+    colluding_of,
+    noisy_sheet,
+    sheet_of,
+    steps_of,
+)
+from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.noise import OsEntropy
 from privacy.policy import PolicyError
 from privacy.secure_sum import client
 from privacy.secure_sum.client_state import ClientState, Stage
 from privacy.secure_sum.errors import SecureSumError
-from privacy.secure_sum.messages import INVITE, KEYS, OPEN, PARCEL, invited, kind_of, session_of
+from privacy.secure_sum.messages import INVITE, KEYS, OPEN, PARCEL, SURVIVORS, invited, kind_of, session_of
+from privacy.secure_sum.roster import Roster
 from privacy.secure_sum.session import Session, Site
 from privacy.secure_sum.sheet import Int64, Sheet
 from strategies.envelope import REFUSAL, SUM_INPUT, WireError
@@ -27,6 +41,7 @@ from strategies.envelope import kind_of as envelope_of
 from strategies.messages import ClientReport, LedgerHead, Refusal, RoundPlan
 from strategies.wire import decode_answer
 
+log = logging.getLogger("consilium.node")
 # Sums of one round that this site gave its input to and that were not opened: a coordinator that dies more often than
 # that has another problem.
 _MOST_ATTEMPTS = 100
@@ -72,13 +87,7 @@ class Kept:
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it: keys and shares are in it."""
-        turns = {
-            str(round_): {
-                "state": _text(turn.state),
-                "answers": {key: _text(told) for key, told in turn.answers.items()},
-            }
-            for round_, turn in self.turns.items()
-        }
+        turns = {str(round_): turn.plain() for round_, turn in self.turns.items()}
         given = {str(round_): [_text(session) for session in sessions] for round_, sessions in self.given.items()}
         return {"opened": self.opened, "turns": turns, "given": given}
 
@@ -137,11 +146,25 @@ class SecureSums:
         desk: the site.
         policy: its owner's; None: no part in any sum.
         promise: its owner's, too.
+        peers: who may be in a sum, known by their signatures; None: whoever the coordinator names, which must then be
+            trusted to follow the protocol.
+
+    Raises:
+        SiteConfigError: a promise that holds among honest peers only, and no registry of them.
     """
 
     desk: Desk
     policy: PolicySection | None
     promise: Promise | None
+    peers: Peers | None = None
+
+    def __post_init__(self) -> None:
+        if self.promise is not None and self._split is not None and self.peers is None:
+            raise SiteConfigError(
+                f"privacy.mechanism={self.promise.name!r} hides this site behind its peers' noise, and without "
+                "policy.sum_registry the coordinator could play all of them: agree on a registry (`consilium keys "
+                "--help`) and name it, or take another mechanism"
+            )
 
     def answer(self, blob: bytes) -> bytes:
         """Answer one exchange's messages, each alone.
@@ -173,9 +196,16 @@ class SecureSums:
     def _site(self) -> Site:
         if self.policy is None:
             raise PolicyError("no_policy", "the site's file has no [policy]: nothing leaves until its owner writes one")
-        # Noise that is split is enough where so many sites' shares of it are in the sum.
-        shares = self.promise.split.least if self.promise is not None and self.promise.split is not None else 0
-        return Site(self.desk.name, fewest=max(self.policy.sum_threshold, shares))
+        split, site = self._split, Site(self.desk.name, fewest=self.policy.sum_threshold)
+        if split is not None:  # noise that is split is enough where so many honest sites' shares of it are in the sum
+            site = replace(site, fewest=max(site.fewest, split.least), colluding=colluding_of(split))
+        if self.peers is None:
+            return site
+        return replace(site, registry=self.peers.registry, identity=self.peers.identity, agreement=True)
+
+    @property
+    def _split(self) -> DistributedClientSum | None:
+        return None if self.promise is None else self.promise.split
 
     def _step(self, kept: Kept, part: Part) -> tuple[bytes, LedgerHead | None]:
         """The answer to one message, stored before it is returned."""
@@ -191,6 +221,8 @@ class SecureSums:
             return self._given(kept, round_, part, asked)
         if kind == KEYS:
             after, answer = client.share(self._site(), state, part.message, OsEntropy())
+        elif kind == SURVIVORS:
+            after, answer = client.agree(self._site(), state, part.message)
         elif kind == OPEN:
             after, answer = client.unmask(self._site(), state, part.message)
             given = {other: sessions for other, sessions in kept.given.items() if other > round_}
@@ -216,17 +248,22 @@ class SecureSums:
         session = state.open_session
         if state.stage != Stage.SHARED:
             raise SecureSumError("wrong_stage", "an input is asked of a site that has given it, or not shared its keys")
-        sessions = kept.given.get(round_, ())
-        check_attempts(session, [Session.decoded(one) for one in sessions])
+        site, sessions = self._site(), kept.given.get(round_, ())
+        # The owner may have asked for more since the keys were shared: the input is given on today's terms.
+        site.accepted(session)
+        Roster.decoded(session, state.roster).check_identities(site)
+        check_attempts(session, [Session.decoded(one) for one in sessions], site.colluding)
         try:
             plan = self.desk.read(part.plan)
         except WireError as error:
             return unreadable(self.desk.name, error), None
         if (plan.run, plan.round) != (session.run, session.round):
             raise SecureSumError("wrong_session", f"a plan of round {plan.round} in a sum of round {session.round}")
+        before = self.desk.last.run
         blob = self.desk.answer_plan(plan, part.plan, summed=True)
         if envelope_of(blob) == REFUSAL:
             return blob, None
+        self._say_of_runs(before, plan.run)
         sheet, steps, head = self._input(plan, blob)
         after, answer = client.mask(state, part.message, sheet, steps)
         given = {**kept.given, round_: (*sessions, session.encoded())}
@@ -236,13 +273,25 @@ class SecureSums:
     def _input(self, plan: RoundPlan, blob: bytes) -> tuple[Sheet, Int64, LedgerHead | None]:
         """What the site's answer to a plan is on the sheet of its sum."""
         if envelope_of(blob) == SUM_INPUT:
-            own, split = NoisyInput.decode(blob), None if self.promise is None else self.promise.split
+            own, split = NoisyInput.decode(blob), self._split
             if split is None:
                 raise SecureSumError("wrong_stage", "an input with noise, and the site's file splits none any more")
             return noisy_sheet(plan, split), own.steps, own.ledger
         report = decode_answer(blob)
         assert not isinstance(report, Refusal)  # noqa: S101 - the caller looked
         return sheet_of(plan), steps_of(report, plan), report.ledger
+
+    def _say_of_runs(self, before: str, run: str) -> None:
+        """Say once that a second run sums votes on rows that another one has summed: a promise alone bounds that."""
+        if before in ("", run) or self.promise is not None or self.policy is None:
+            return
+        if self.policy.secure_sum == "require":
+            log.warning(
+                "run %s asks for sums of private rows that answered run %s before: where the members of two runs "
+                "differ by one site, the difference of their sums is that site's votes; only [privacy] bounds this",
+                run,
+                before,
+            )
 
     def _keep(self, kept: Kept, round_: int, turn: Turn, after: ClientState, asked: str, answer: bytes) -> None:
         """Store a step and its answer, one file replaced as a whole.
@@ -269,8 +318,11 @@ def noisy_input(report: ClientReport, plan: RoundPlan, promise: Promise | None, 
     return NoisyInput(plan.run, plan.round, steps, report.ledger).encode()
 
 
-def check_attempts(session: Session, given: list[Session]) -> None:
-    """Refuse a sum that could be opened beside an earlier one of its round without any client's opening both.
+def check_attempts(session: Session, given: list[Session], colluding: int = 0) -> None:
+    """Refuse a sum that could be opened beside an earlier one of its round without any honest client's opening both.
+
+    Args:
+        colluding: clients that may open both.
 
     Raises:
         SecureSumError: `conflict`.
@@ -279,7 +331,7 @@ def check_attempts(session: Session, given: list[Session]) -> None:
         raise SecureSumError("conflict", f"{len(given)} sums of round {session.round} were begun: the site stops here")
     for other in given:
         everybody = len({*session.clients, *other.clients})
-        if session.threshold + other.threshold <= everybody:
+        if session.threshold + other.threshold <= everybody + colluding:
             raise SecureSumError(
                 "conflict",
                 f"thresholds of {session.threshold} and {other.threshold} for two sums of round {session.round} among "

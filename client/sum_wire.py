@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from privacy.chain import canonical
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.secure_sum.sheet import Float64, Int64, Sheet
 from strategies.believing import believe_symbols, decode_symbols
@@ -154,7 +155,8 @@ def noisy_sheet(plan: RoundPlan, split: DistributedClientSum) -> Sheet:
     rows = len(plan.ask_rows)
     noise = split.sensitivity(rows) / split.grid * split.noise_multiplier * math.sqrt(split.clients / split.honest)
     room = math.ceil(_NOISE_ROOM * noise)
-    return Sheet(rows, plan.classes, about(plan), False, low=-1.0, high=1.0, step=split.grid, headroom=room)
+    told = about(plan, terms_of(split))
+    return Sheet(rows, plan.classes, told, False, low=-1.0, high=1.0, step=split.grid, headroom=room)
 
 
 def base_of(plan: RoundPlan) -> Float64:
@@ -171,9 +173,22 @@ def sheet_of(plan: RoundPlan) -> Sheet:
     return Sheet(len(plan.ask_rows), plan.classes, about(plan), counted=False)
 
 
-def about(plan: RoundPlan) -> str:
-    """64 hex digits that name what is voted on; what a plan says to one site alone is no part of it."""
-    told = (plan.run, str(plan.round), plan.proxy_sha256, plan.classes_sha256, plan.uplink, plan.subject)
+def colluding_of(split: DistributedClientSum) -> int:
+    """How many sites of a sum may tell the coordinator their share of its noise, and all else that they know."""
+    return split.least - split.honest
+
+
+def terms_of(split: DistributedClientSum) -> str:
+    """All that sites who split noise must have agreed on, as text: alike for 2 and 2.0."""
+    return canonical({field.name: float(getattr(split, field.name)) for field in fields(split)})
+
+
+def about(plan: RoundPlan, terms: str = "") -> str:
+    """64 hex digits that name what is voted on, and on which terms; what a plan says to one site alone is left out.
+
+    Every mask, and every signature under a list of survivors, depends on it: a site of other terms is in no sum.
+    """
+    told = (plan.run, str(plan.round), plan.proxy_sha256, plan.classes_sha256, plan.uplink, plan.subject, terms)
     return hashlib.sha256(" ".join(told).encode() + np.ascontiguousarray(plan.ask_rows, "<i8").tobytes()).hexdigest()
 
 

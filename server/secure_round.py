@@ -1,7 +1,8 @@
 """A round whose votes the coordinator sees as one sum: steps over the cohort, those of two rounds in one exchange.
 
 Bonawitz et al. (2017); the messages are those of privacy.secure_sum, the schedule is its README's with two exchanges a
-round: the inputs of a round travel with the first step of the next one, the opening with the second.
+round: the inputs of a round travel with the first step of the next one, the opening with the second. Sites that have a
+registry of each other's keys sign who is in the sum before they open it: a third exchange.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from client.sum_wire import Part, base_of, noisy_sheet, sheet_of
+from client.sum_wire import Part, base_of, colluding_of, noisy_sheet, sheet_of
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.secure_sum import server
 from privacy.secure_sum.errors import SecureSumError
@@ -135,14 +136,15 @@ class SecureRounds:
         sheet = sheet or sheet_of(plan)
         next_sum: Beginning | None = None
         try:
-            state = None if self.store is None else self.store.load(sheet, plan.run, plan.round)
-            if state is None:
+            kept = None if self.store is None else self.store.load(sheet, plan.run, plan.round)
+            if kept is None:
                 shared = self._shared(cohort, plan, tuple(sorted(plans)), tally)
                 next_sum = self._prepared(plan.round + 1, following)
-                state = self._added(cohort, shared, sheet, plans, encoded, tally, next_sum)
-                if self.store is not None:
-                    self.store.save(state)
-            total = self._opened(cohort, plan, state, tally, next_sum)
+                kept = self._kept(self._added(cohort, shared, sheet, plans, encoded, tally, next_sum))
+            state, signed = kept
+            if state.roster.is_signed and signed is None:
+                state, signed = self._kept(state, self._signed(cohort, plan, state, tally, next_sum))
+            total = self._opened(cohort, plan, state, signed, tally, next_sum)
         except SecureSumError as error:
             reason = f"secure sum, {error}"
             refused = tally.forbidden(len(plans), self._needed(len(plans)))
@@ -195,19 +197,39 @@ class SecureRounds:
         server.opening(state)  # too few are refused before anything is kept
         return state
 
-    def _opened(
+    def _kept(
+        self, state: server.Summing, signed: server.Signed | None = None
+    ) -> tuple[server.Summing, server.Signed | None]:
+        """The same, on disk where there is a store."""
+        if self.store is not None:
+            self.store.save(state, signed)
+        return state, signed
+
+    def _signed(
         self, cohort: Cohort, plan: RoundPlan, state: server.Summing, tally: Tally, next_sum: Beginning | None
-    ) -> Total:
-        """Stage 5, and stage 2 of the next round."""
-        requests = dict.fromkeys(state.asked, Part(server.opening(state)))
+    ) -> server.Signed:
+        """Stage 4, and stage 2 of the next round; who does not sign may still help to open."""
+        requests = dict.fromkeys(state.asked, Part(server.survivors_list(state)))
         heard = self._exchanged(cohort, plan, requests, tally, next_sum)
-        answers: dict[str, bytes] = {}
-        for client, told in heard.said[_NOW].items():
-            if isinstance(told, Failure):
-                detail = f"its votes are in the sum, which it did not help to open {told.detail}".rstrip()
-                tally.failed(Failure(client, told.reason, detail))
-            else:
-                answers[client] = told
+        answers = _heard(heard.said[_NOW], "its votes are in the sum, whose list it did not sign", tally)
+        signed = server.signed_by(state, answers)
+        for client, error in signed.refused.items():
+            tally.failed(Failure(client, "secure_sum", str(error)))
+        return signed
+
+    def _opened(
+        self,
+        cohort: Cohort,
+        plan: RoundPlan,
+        state: server.Summing,
+        signed: server.Signed | None,
+        tally: Tally,
+        next_sum: Beginning | None,
+    ) -> Total:
+        """Stage 5, and the next round's stage 2 if that has not travelled yet."""
+        requests = dict.fromkeys(state.asked, Part(server.opening(state, signed)))
+        heard = self._exchanged(cohort, plan, requests, tally, next_sum)
+        answers = _heard(heard.said[_NOW], "its votes are in the sum, which it did not help to open", tally)
         opened = server.total(state, answers)
         for client, error in opened.refused.items():
             tally.failed(Failure(client, "secure_sum", str(error)))
@@ -241,6 +263,8 @@ class SecureRounds:
             count_of(self.exchange.quorum, count),
             voters_needed(count, self.exchange.row_quorum),
             0 if self.split is None else self.split.least,
+            # Who colludes opens for both sides: half of the others must not be enough.
+            0 if self.split is None else (count + colluding_of(self.split)) // 2 + 1,
         )
 
     def _exchanged(
@@ -260,3 +284,15 @@ class SecureRounds:
         if next_sum is not None and _NEXT in asked:
             next_sum.hear(heard.said[_NEXT])
         return heard
+
+
+def _heard(said: Mapping[str, Said], without: str, tally: Tally) -> dict[str, bytes]:
+    """The answers among what was said to a sum's later stages; the others are failures, each client's once a round."""
+    known = {failure.client for failure in tally.failures}
+    answers: dict[str, bytes] = {}
+    for client, told in said.items():
+        if isinstance(told, bytes):
+            answers[client] = told
+        elif client not in known:
+            tally.failed(Failure(client, told.reason, f"{without} {told.detail}".rstrip()))
+    return answers

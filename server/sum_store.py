@@ -27,8 +27,12 @@ class SumStore:
 
     path: Path
 
-    def save(self, state: server.Summing) -> None:
+    def save(self, state: server.Summing, signed: server.Signed | None = None) -> None:
         """Keep a sum; safe from a power cut.
+
+        Args:
+            signed: the signatures under its list of survivors that it is about to be opened with. A site that has
+                helped to open it answers these very ones again, and no others.
 
         Raises:
             OSError: the disk refuses.
@@ -40,11 +44,12 @@ class SumStore:
             "survivors": sorted(state.survivors),
             "sheet": state.sheet.digest.hex(),
             "words": _text(state.words.tobytes()),
+            "signatures": None if signed is None else [[n, _text(one)] for n, one in sorted(signed.signatures.items())],
         }
         write_atomically(self.path, json.dumps(told).encode(), durable=True)
 
-    def load(self, sheet: Sheet, run: str, round_: int) -> server.Summing | None:
-        """The kept sum of this round on this sheet; None where there is none.
+    def load(self, sheet: Sheet, run: str, round_: int) -> tuple[server.Summing, server.Signed | None] | None:
+        """The kept sum of this round on this sheet, with its signatures if it came so far; None where there is none.
 
         Raises:
             ValueError: the file is broken.
@@ -61,9 +66,11 @@ class SumStore:
             words = np.frombuffer(b64decode(told["words"]), word_type(state.bits)).copy()
             if len(words) != sheet.entries:
                 raise ValueError(f"{len(words)} numbers for {sheet.entries}")
+            listed = told["signatures"]
+            signed = None if listed is None else server.Signed({int(n): b64decode(one) for n, one in listed})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is broken ({error}): restore it from a backup, or start anew") from error
-        return replace(state, survivors=frozenset(told["survivors"]), words=words)
+        return replace(state, survivors=frozenset(told["survivors"]), words=words), signed
 
 
 def _text(data: bytes) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from client.config import PolicySection, SelectorSection, SiteConfig, TrainingSection, write_site
+from client.identity import IDENTITY
 from distillation.data import classes_sha256
 from distillation.learner import Training
 from distillation.models import MODELS, build_model
@@ -26,7 +27,7 @@ from simulations.prepared import Setup, run_id
 from simulations.promises import calibrated, misfits, section_of
 from simulations.sections import AttackSection
 from simulations.study import Study, prepare_study
-from simulations.sums import client_sum_of, secure_misfits, split_sum_of
+from simulations.sums import client_sum_of, register, secure_misfits, split_sum_of
 from strategies.aggregator import Aggregator, traits_of
 from strategies.aggregators import build_aggregator
 from strategies.codecs import Link, link_named
@@ -35,6 +36,8 @@ from strategies.selection import participants
 _Part = TypeVar("_Part")
 # A dead node is noticed by Flower after 50 to 63 s: a shorter exchange would call it late.
 SHORTEST_DEPLOYMENT_S = 70.0
+# Beside the sites of a study whose votes are summed.
+_REGISTRY = "registry.json"
 
 
 def check_config(config: ExperimentConfig) -> None:
@@ -233,7 +236,7 @@ def _student_model(config: ExperimentConfig, study: Study) -> str:
 def _site(
     config: ExperimentConfig, study: Study, name: str, model: str, out: Path, release: Sequence[Any]
 ) -> SiteConfig:
-    client, state = config.client, out.resolve() / "checkpoint" / "sites" / name
+    client, state, sums = config.client, out.resolve() / "checkpoint" / "sites" / name, config.strategy.secure_sum
     return SiteConfig(
         site=name,
         private="private.safetensors",
@@ -257,7 +260,9 @@ def _site(
             max_rows_per_round=max(config.federation.rows_per_round, len(study.classes)),
             max_answers=config.federation.rounds,
             release=list(release),
-            secure_sum="require" if config.strategy.secure_sum else "allow",
+            secure_sum="require" if sums else "allow",
+            sum_registry=str(study.folder.resolve() / _REGISTRY) if sums else "",
+            sum_identity=str(state / IDENTITY) if sums else "",
         ),
         privacy=section_of(config, name, state),
     )
@@ -348,6 +353,8 @@ def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = (
         split_sum=split_sum_of(config),
     )
     setup = Setup(config, study, settings, models, out)
+    if config.strategy.secure_sum:
+        register(setup.states, study.folder / _REGISTRY)
     release = _releases(config, tuple(rules) or (rule_of(config),))
     for name, path in setup.site_files.items():
         site = _site(config, study, name, models[name], out, release)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from client.config import PartSection
+from client.identity import IDENTITY, make_identity, read_identity, write_registry
 from privacy.delta import default_delta
+from privacy.secure_sum.keys import identity_key
 from privacy.secure_sum.session import FEWEST
 from server.client_sum import CLIENT, NAME, SPLIT_NAME, ClientSumSettings, SplitSumSettings, calibrated
 from server.plain_mean import noise_misfits, sum_misfits
@@ -57,6 +59,24 @@ def secure_misfits(config: ExperimentConfig, rule: Aggregator) -> Iterator[tuple
         f"{sums}, in several exchanges a round, and stragglers and newcomers are counted in exchanges: set "
         "stragglers.share and newcomers.share to 0",
     )
+
+
+def register(states: Mapping[str, Path], path: Path) -> None:
+    """Give every site a key of its own, as the owners of real sites do, and all of them one registry.
+
+    Args:
+        states: folder of each site in this run; its key stays there, so that a resumed run has the same.
+        path: of the registry.
+
+    Guarantees:
+        Keys are the operating system's; no result and no number of bytes depends on them.
+    """
+    registry = {}
+    for site, folder in states.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        key = folder / IDENTITY
+        registry[site] = identity_key(read_identity(key)) if key.exists() else make_identity(key)
+    write_registry(path, registry)
 
 
 def client_sum_of(config: ExperimentConfig) -> ClientSumSettings | None:

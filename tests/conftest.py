@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from client.config import PolicySection, SiteConfig, TrainingSection, write_site
+from client.config import PolicySection, SiteConfig, TrainingSection, load_site, write_site
+from client.identity import IDENTITY, make_identity, read_identity, write_registry
 from distillation.data import Samples, load_proxy, save_proxy, save_samples
 from distillation.inputs import Column, TableInputs
+from privacy.secure_sum.keys import identity_key
+from privacy.secure_sum.session import Site
 from server.rounds import Reply
 from simulations.config import ExperimentConfig, parse_config
 from simulations.engines.in_process import WorkerError
@@ -71,6 +74,27 @@ def make_sites(tmp_path: Path) -> Callable[..., dict[str, Path]]:
             files[name] = home / "site.toml"
             write_site(files[name], SiteConfig(**{**told, **site}))
         return files
+
+    return make
+
+
+@pytest.fixture
+def register() -> Callable[..., dict[str, Site]]:
+    """A function that gives sites keys of their own and one registry of all; returns everybody as a party of sums."""
+
+    def make(files: Mapping[str, Path], others: Sequence[str] = ()) -> dict[str, Site]:
+        private = {name: os.urandom(32) for name in others}
+        for name, path in files.items():
+            make_identity(path.parent / IDENTITY)
+            private[name] = read_identity(path.parent / IDENTITY)
+        registry = {name: identity_key(key) for name, key in private.items()}
+        for path in files.values():
+            write_registry(path.parent / "registry.json", registry)
+            config = load_site(path)
+            assert config.policy is not None
+            told = {"sum_registry": "registry.json", "sum_identity": IDENTITY}
+            write_site(path, config.model_copy(update={"policy": config.policy.model_copy(update=told)}))
+        return {name: Site(name, registry=registry, identity=key, agreement=True) for name, key in private.items()}
 
     return make
 

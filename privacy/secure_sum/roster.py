@@ -47,6 +47,11 @@ class Advert:
         """Both."""
         return self.mask_key, self.channel_key
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether there is a signature; whose it is only a registry says."""
+        return self.signature != _UNSIGNED
+
     def encoded(self) -> bytes:
         """As bytes."""
         return self.mask_key + self.channel_key + self.commitment + self.signature
@@ -87,6 +92,11 @@ class Roster:
     def others(self, number: int) -> tuple[int, ...]:
         """The members but one."""
         return tuple(member for member in self.members if member != number)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether everybody signed: then they sign the list of survivors as well."""
+        return all(advert.is_signed for advert in self.adverts.values())
 
     @property
     def digest(self) -> bytes:

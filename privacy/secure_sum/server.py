@@ -142,6 +142,11 @@ def keyed(session: Session, answers: Answers) -> Keyed:
     for number in [number for number, advert in adverts.items() if any(uses[key] > 1 for key in advert.keys)]:
         del adverts[number]
         refused[session.clients[number]] = SecureSumError("key", "a public key that was sent twice")
+    unsigned = [number for number, advert in adverts.items() if not advert.is_signed]
+    if len(adverts) - len(unsigned) >= session.threshold:  # who has a registry takes no roster with them in it
+        for number in unsigned:
+            del adverts[number]
+            refused[session.clients[number]] = SecureSumError("identity", "keys without a signature, where others sign")
     return Keyed(Roster(session, adverts), refused)
 
 

@@ -104,6 +104,8 @@ class Site:
             of its own in everybody's name: it must then be trusted to follow the protocol.
         identity: this client's private key, 32 bytes; b"" signs nothing.
         agreement: open a sum only if `threshold` clients have signed the same list of survivors; costs one exchange.
+        colluding: so many clients may tell the server all that they know: the threshold is so high that they and half
+            of the others do not reach it. 0: a majority is enough.
 
     Raises:
         ValueError: a field that breaks its rule.
@@ -114,6 +116,7 @@ class Site:
     registry: Mapping[str, bytes] = field(default_factory=dict)
     identity: bytes = field(default=b"", repr=False)
     agreement: bool = False
+    colluding: int = 0
 
     def __post_init__(self) -> None:
         if self.fewest < 2:
@@ -136,6 +139,12 @@ class Site:
             raise SecureSumError("not_invited", f"{self.name} is not among the {len(session.clients)} invited")
         if session.threshold < self.fewest:
             raise SecureSumError("too_few", f"a threshold of {session.threshold}; this site asks for {self.fewest}")
+        if 2 * session.threshold <= len(session.clients) + self.colluding:
+            raise SecureSumError(
+                "too_few",
+                f"a threshold of {session.threshold} of {len(session.clients)}; with {self.colluding} colluding two "
+                "halves of the others could open one input together",
+            )
         strangers = [name for name in session.clients if self.registry and name not in self.registry]
         if strangers:
             raise SecureSumError("identity", f"{strangers[0]} and {len(strangers) - 1} more are not in the registry")

@@ -68,17 +68,18 @@ for sites, write, later in told["runs"]:
     ended.append([result.teacher.log_probs.tobytes().hex(), result.replies, cohort.kills, int(counter.read_text())])
 print(json.dumps(ended))
 """
-# Four steps of a sum, the count of the plan and its answer.
-WRITES = 6
+# Five steps of a sum among sites with a registry, the count of the plan and its answer.
+WRITES = 7
 
 
 def test_a_site_killed_before_or_after_any_write_gives_the_input_that_it_would_have_given(
-    make_sites, make_plan, tmp_path
+    make_sites, make_plan, register, tmp_path
 ):
     moments = [(0, False), *((write, later) for write in range(1, WRITES + 1) for later in (False, True))]
     runs = []
     for write, later in moments:
         sites = make_sites(3, folder=tmp_path / f"{write}-{later}")
+        register(sites)
         runs.append(({name: str(path) for name, path in sites.items()}, write, later))
     plan = make_plan(sites["site-0"])
     told = {

@@ -10,7 +10,7 @@ from client.node import Node
 from client.promise import promise_of
 from client.secure import Kept, check_attempts
 from client.state import StateStore
-from client.sum_wire import NoisyInput, Part, SumAnswer, SumRequest, noisy_sheet, sheet_of, steps_of
+from client.sum_wire import NoisyInput, SumAnswer, noisy_sheet, steps_of
 from distillation.learner import TorchLearner
 from privacy.ledger import Ledger
 from privacy.noise import OsEntropy
@@ -18,80 +18,11 @@ from privacy.secure_sum import client, server
 from privacy.secure_sum.errors import SecureSumError
 from privacy.secure_sum.messages import invitation
 from privacy.secure_sum.session import Session, Site
-from strategies.envelope import REFUSAL, kind_of
 from strategies.messages import Refusal
 from strategies.wire import decode_answer, encode_plan
+from tests.client.summing import OTHERS, Sum
 
 RUN = "ab" * 16
-OTHERS = ("other-1", "other-2")
-
-
-class Sum:
-    """A coordinator of one sum among the site and two honest others whose inputs are zeros."""
-
-    def __init__(self, plan, nonce="1", others=OTHERS, threshold=2, sheet=None):
-        self.plan, self.blob, self.sheet = plan, encode_plan(plan), sheet or sheet_of(plan)
-        self.session = Session(plan.run, plan.round, nonce * 32, tuple(sorted(("site-0", *others))), threshold)
-        self.states = {}
-        self.others = others
-
-    def request(self, *parts):
-        return SumRequest(self.plan.run, self.plan.round, parts).encode()
-
-    def ask(self, site_file, message, plan=b""):
-        """What a site in a process of its own says to one message; a refusal's code where it refuses."""
-        told = Node.open(site_file).answer(self.request(Part(message, plan)))
-        self.whole = told
-        (part,) = SumAnswer.decode(told).parts
-        return decode_answer(part).code if kind_of(part) == REFUSAL else part
-
-    def join(self, site_file):
-        answers = {"site-0": self.ask(site_file, invitation(self.session))}
-        for name in self.others:
-            self.states[name], answers[name] = client.join(Site(name), self.session, OsEntropy())
-        if isinstance(answers["site-0"], str):
-            return answers["site-0"]
-        self.keyed = server.keyed(self.session, answers)
-        return ""
-
-    def share(self, site_file):
-        answers = {"site-0": self.ask(site_file, self.keyed.message)}
-        for name in self.others:
-            state = self.states[name]
-            self.states[name], answers[name] = client.share(Site(name), state, self.keyed.message, OsEntropy())
-        self.shared = server.shared(self.keyed, answers)
-        self.adding = server.summing(self.shared, self.sheet)
-
-    def give(self, site_file):
-        answer = self.ask(site_file, self.shared.messages["site-0"], self.blob)
-        if isinstance(answer, str):
-            return answer
-        self.adding = server.added(self.adding, "site-0", answer)
-        zeros = np.zeros(self.sheet.shape, np.int64)
-        for name in self.others:
-            parcel = self.shared.messages[name]
-            self.states[name], masked = client.mask(self.states[name], parcel, self.sheet, zeros)
-            self.adding = server.added(self.adding, name, masked)
-        return ""
-
-    def open(self, site_file):
-        request = server.opening(self.adding)
-        answers = {"site-0": self.ask(site_file, request)}
-        for name in self.others:
-            answers[name] = client.unmask(Site(name), self.states[name], request)[1]
-        if isinstance(answers["site-0"], str):
-            return answers["site-0"]
-        return server.total(self.adding, answers).total.steps
-
-    def begun(self, site_file):
-        assert self.join(site_file) == ""
-        self.share(site_file)
-        return self
-
-    def run(self, site_file):
-        self.begun(site_file)
-        assert self.give(site_file) == ""
-        return self.open(site_file)
 
 
 @pytest.fixture
@@ -275,17 +206,24 @@ def test_a_private_site_pays_once_for_a_round_however_many_sums_it_takes(site_fi
 SPLIT = PartSection(name="client-sum-distributed", clip=1.0, clients=3, least=2, colluding=0.0)
 
 
-def noisy(site_file, plan, nonce="1", **told):
-    split = promise_of(load_site(site_file), 30, 3).split
-    return Sum(plan, nonce, sheet=noisy_sheet(plan, split), **told), split
+@pytest.fixture
+def noisy(site_file, plan, register):
+    """A function: a sum on the sheet of this site's split noise, among peers that it knows; and the mechanism."""
+    peers = register({"site-0": site_file}, OTHERS)
+
+    def make(nonce="1", plan=plan, **told):
+        split = promise_of(load_site(site_file), 30, 3).split
+        return Sum(plan, nonce, sheet=noisy_sheet(plan, split), peers=peers, **told), split
+
+    return make
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_split_noise_is_drawn_once_paid_once_and_stays_the_same_in_another_sum(site_file, plan, change, seeded):
+def test_split_noise_is_drawn_once_paid_once_and_stays_the_same_in_another_sum(site_file, plan, change, noisy, seeded):
     promised(site_file, change, mechanism=SPLIT, seeded=seeded)
-    one, split = noisy(site_file, plan)
+    one, split = noisy()
     assert one.begun(site_file).give(site_file) == ""
-    told = noisy(site_file, plan, "2")[0].run(site_file)
+    told = noisy("2")[0].run(site_file)
     assert Sum(plan, "3").join(site_file) == "secure_sum_refused"  # opened: no third one
     stored = StateStore(site_file.parent / "state", durable=False).load().answer
     np.testing.assert_array_equal(NoisyInput.decode(stored).steps, told)  # beside inputs of zeros
@@ -297,21 +235,21 @@ def test_split_noise_is_drawn_once_paid_once_and_stays_the_same_in_another_sum(s
     assert clipped > 0.5 * share * np.sqrt(told.size)  # noise, and not the clipped difference alone
 
 
-def test_a_share_of_noise_leaves_in_no_other_way(site_file, plan, change, code_of, untouched):
+def test_a_share_of_noise_leaves_in_no_other_way(site_file, plan, change, code_of, untouched, noisy):
     promised(site_file, change, mechanism=SPLIT)
     untouched()
     assert code_of(Node.open(site_file), plan) == "secure_sum_required"
     change(site_file, privacy=PrivacySection(epsilon=3.0, seeded=True, mechanism=SPLIT.model_copy(update={"least": 3})))
-    assert noisy(site_file, plan)[0].join(site_file) == "secure_sum_refused"  # t = 2 < least = 3
+    assert noisy()[0].join(site_file) == "secure_sum_refused"  # t = 2 < least = 3
 
 
-def test_who_lost_its_state_gives_votes_that_were_in_a_sum_to_no_other_sum(site_file, plan, make_plan, change, forget):
+def test_who_lost_its_state_gives_votes_that_were_in_a_sum_to_no_other_sum(site_file, make_plan, change, forget, noisy):
     """Its ledger still has them; whether their sum was opened, nobody here knows."""
     promised(site_file, change, mechanism=SPLIT)
-    noisy(site_file, plan)[0].run(site_file)
+    noisy()[0].run(site_file)
     forget(site_file)
-    assert noisy(site_file, plan, "2")[0].begun(site_file).give(site_file) == "release_lost"
-    later = noisy(site_file, make_plan(site_file, round=2), "3")[0]
+    assert noisy("2")[0].begun(site_file).give(site_file) == "release_lost"
+    later = noisy("3", make_plan(site_file, round=2))[0]
     assert later.run(site_file).shape == (30, 3)
 
 

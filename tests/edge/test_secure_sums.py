@@ -51,12 +51,19 @@ def teachers(cohort: Any, exchange: Any, rounds: int = 3) -> list[bytes]:
     return [result.teacher.log_probs.tobytes() for result in run_rounds(cohort, rule, exchange, rounds)]
 
 
-def test_flower_carries_the_same_sums_as_plain_calls(files: Any, make_grid: Any, federation: Any, gather: Any) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_flower_carries_the_same_sums_as_plain_calls(
+    files: Any, make_grid: Any, federation: Any, gather: Any, register: Any, known: bool
+) -> None:
+    for study in files if known else ():
+        register(study)
     exchange = federation(files[0]["site-0"], settings=SUMS).exchange
     grid = make_grid(files[1].values())
     assert teachers(gather(grid, 4), exchange) == teachers(Direct(files[0]), exchange)
     introductions = 4
-    assert len(grid.carried) == introductions + 4 * (2 * 3 + 2)  # 2 R + 2 exchanges with every node
+    assert len(grid.carried) == introductions + 4 * (
+        (2 + known) * 3 + 2
+    )  # 2 R + 2 exchanges with every node, or 3 R + 2
 
 
 def test_a_site_that_goes_silent_costs_a_sum_its_votes_and_no_round(

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client.identity import Peers
 from client.secure import SecureSums
 from client.state import SiteState
 from client.sum_wire import SumAnswer, SumRequest
+from privacy.secure_sum.keys import identity_key
 from privacy.secure_sum.messages import kind_of as sum_kind
 from server.checks import Failure
 from server.config import FederationConfig, StudentSettings
@@ -26,7 +28,7 @@ CLASSES, PROXY = 3, 50
 class Policy:
     """What sums look at of a site's policy."""
 
-    sum_threshold = 2
+    sum_threshold, secure_sum = 2, "allow"
 
 
 class Desk:
@@ -61,13 +63,17 @@ class SumCohort:
         silent: names that say nothing, by number of the exchange, from 1.
         spoil: what becomes of an answer, by (exchange, name).
         dies: the exchange in which the coordinator does, after so many replies.
+        peers: the desks' registry and keys, by name; a desk that is not in it has none.
     """
 
-    def __init__(self, count=5, order=1):
+    def __init__(self, count=5, order=1, known=False):
         self.clients = [f"c{i:04}" for i in range(count)]
         self.desks = {name: Desk(name) for name in self.clients}
         self.order, self.exchanges, self.silent, self.spoil = order, 0, {}, {}
         self.dies, self.plans, self.up, self.down, self.answers = None, {}, 0, 0, []
+        keys = {name: bytes([number]) * 32 for number, name in enumerate(self.clients, start=1)}
+        registry = {name: identity_key(key) for name, key in keys.items()}
+        self.peers = {name: Peers(registry, key) for name, key in keys.items()} if known else {}
 
     def ask(self, blobs):
         self.exchanges += 1
@@ -81,7 +87,7 @@ class SumCohort:
                     self.plans.setdefault(plan.round, plan)
             if name in self.silent.get(self.exchanges, ()):
                 continue
-            answer = SecureSums(self.desks[name], Policy(), None).answer(blobs[name])
+            answer = SecureSums(self.desks[name], Policy(), None, self.peers.get(name)).answer(blobs[name])
             answer = self.spoil.get((self.exchanges, name), lambda blob: blob)(answer)
             self.answers.append(answer)
             self.up += len(answer) if isinstance(answer, bytes) else 0
@@ -146,6 +152,93 @@ def test_r_rounds_take_2r_plus_2_exchanges_and_every_byte_is_counted(exchange):
     assert cohort.exchanges == 2 * 4 + 2
     assert sum(result.upload_bytes for result in results) == cohort.up
     assert sum(result.download_bytes for result in results) == cohort.down
+
+
+def test_among_sites_with_a_registry_it_is_one_exchange_a_round_more_and_the_same_teachers(exchange):
+    plain, known = SumCohort(), SumCohort(known=True)
+    reference, results = rounds_of(plain, exchange, 4), rounds_of(known, exchange, 4)
+    assert known.exchanges == 3 * 4 + 2
+    assert [r.teacher.log_probs.tobytes() for r in results] == [r.teacher.log_probs.tobytes() for r in reference]
+    assert [(r.replies, r.failures) for r in results] == [(5, ())] * 4
+    assert sum(result.upload_bytes for result in results) == known.up
+
+
+@pytest.mark.parametrize(("stage", "in_sum"), [(1, 4), (2, 4), (3, 4), (4, 5), (5, 5)])
+def test_one_of_five_with_a_registry_may_be_gone_from_any_stage_on(exchange, stage, in_sum):
+    cohort = SumCohort(known=True)
+    cohort.silent = {number: {"c0003"} for number in range(stage, 6)}
+    (result,) = rounds_of(cohort, exchange, 1)
+    there = [name for name in cohort.clients if in_sum == 5 or name != "c0003"]
+    expected = SoftLabels.from_logits(result.teacher.rows, np.log(np.maximum(grid_mean(cohort, 1, there), 1e-12)))
+    assert result.teacher.log_probs.tobytes() == expected.log_probs.tobytes()
+    assert result.replies == in_sum
+    assert [(failure.client, failure.reason) for failure in result.failures] == [("c0003", "no_reply")]
+
+
+def test_who_does_not_sign_may_still_help_to_open(exchange):
+    """c0001 misses the list and c0002 the opening: four sign, and four open."""
+    cohort = SumCohort(known=True)
+    cohort.silent = {4: {"c0001"}, 5: {"c0002"}}
+    (result,) = rounds_of(cohort, exchange, 1)
+    assert result.replies == 5
+    assert [failure.detail for failure in result.failures] == [
+        "its votes are in the sum, whose list it did not sign",
+        "its votes are in the sum, which it did not help to open",
+    ]
+
+
+def test_a_list_that_too_few_sign_fails_the_round_and_nothing_is_opened(exchange):
+    cohort = SumCohort(known=True)
+    cohort.silent = {4: {"c0001", "c0003"}}
+    with pytest.raises(QuorumError, match="3 of 5 clients signed the list of survivors and 4 are needed"):
+        rounds_of(cohort, exchange, 1)
+    assert cohort.exchanges == 4
+
+
+def test_one_site_without_a_key_among_sites_with_a_registry_is_left_out_and_said(exchange):
+    cohort = SumCohort(known=True)
+    del cohort.peers["c0003"]
+    (result,) = rounds_of(cohort, exchange, 1)
+    (failure,) = result.failures
+    assert (result.replies, failure.client) == (4, "c0003")
+    assert failure.detail == "identity: keys without a signature, where others sign"
+
+
+def test_one_site_with_a_registry_among_sites_without_takes_part_in_nothing(exchange):
+    cohort = SumCohort(known=True)
+    cohort.peers = {"c0003": cohort.peers["c0003"]}
+    (result,) = rounds_of(cohort, exchange, 1)
+    assert [(failure.client, failure.reason) for failure in result.failures] == [
+        ("c0003", "refused_secure_sum_refused")
+    ]
+
+
+@pytest.mark.parametrize("replies", [0, 2, 4])
+@pytest.mark.parametrize("dies", range(1, 9))
+def test_with_a_registry_too_a_coordinator_that_dies_at_any_moment_ends_with_the_same_teachers(
+    exchange, tmp_path, dies, replies
+):
+    """Two rounds are eight exchanges."""
+    reference = [result.teacher.log_probs.tobytes() for result in rounds_of(SumCohort(), exchange, 2)]
+    cohort, store, finished = SumCohort(known=True), SumStore(tmp_path / "sum.json"), []
+    cohort.dies = (dies, replies)
+    rule, told = build_aggregator("mean", {}), exchange(secure_sum=True)
+    with pytest.raises(KeyboardInterrupt):
+        finished.extend(run_rounds(cohort, rule, told, 2, sums=store))
+    standing = finished[-1].standing if finished else None
+    finished += rounds_of(cohort, exchange, 2, store=store, done=len(finished), standing=standing)
+    assert [result.teacher.log_probs.tobytes() for result in finished] == reference
+    assert [result.replies for result in finished] == [5, 5]
+
+
+def test_a_coordinator_that_dies_while_it_opens_shows_the_very_signatures_again(exchange, tmp_path):
+    """Two sites have opened with four signatures; asked with five, they would have refused."""
+    cohort, store = SumCohort(known=True), SumStore(tmp_path / "sum.json")
+    cohort.silent, cohort.dies = {4: {"c0004"}}, (5, 2)
+    with pytest.raises(KeyboardInterrupt):
+        rounds_of(cohort, exchange, 1, store=store)
+    (result,) = rounds_of(cohort, exchange, 1, store=store)
+    assert (cohort.exchanges, result.replies, result.failures) == (6, 5, ())
 
 
 def test_no_report_leaves_a_site(exchange):

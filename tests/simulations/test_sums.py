@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from client.config import load_site
+from client.identity import peers_of
 from privacy.ledger import Ledger
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from server.checkpoint import load_progress
@@ -45,13 +47,47 @@ def test_its_sites_let_their_votes_leave_in_no_other_way(tiny, tmp_path):
     assert setup.federation.exchange.secure_sum
 
 
+def test_its_sites_know_each_other_by_keys_that_a_resumed_run_still_has(tiny, tmp_path):
+    def peers():
+        setup = prepare(tiny(strategy=SUMS), tmp_path)
+        return [peers_of(load_site(path), path.parent) for path in setup.site_files.values()]
+
+    first = peers()
+    assert peers() == first
+    assert {tuple(one.registry) for one in first} == {tuple(prepare(tiny(strategy=SUMS), tmp_path).study.names)}
+    assert len({one.identity for one in first}) == 4
+    plain = prepare(tiny(), tmp_path / "plain")
+    assert [peers_of(load_site(path), path.parent) for path in plain.site_files.values()] == [None] * 4
+
+
+def test_teachers_metrics_and_bytes_do_not_depend_on_the_keys(tiny, inline, tmp_path):
+    told = [run_experiment(tiny(strategy=SUMS), tmp_path / name) for name in ("one", "other")]
+    keys = [next((tmp_path / name).rglob("identity.key")).read_bytes() for name in ("one", "other")]
+    assert keys[0] != keys[1]
+    teachers = [
+        standing(tiny(strategy=SUMS), tmp_path / name, tmp_path / "scratch").teacher for name in ("one", "other")
+    ]
+    assert teachers[0].log_probs.tobytes() == teachers[1].log_probs.tobytes()
+    for what in ("upload_bytes", "download_bytes", "student", "clients"):
+        assert told[0][what] == told[1][what]
+
+
+def test_its_sites_open_a_sum_only_after_they_have_signed_who_is_in_it(tiny, inline, tmp_path, monkeypatch):
+    from privacy.secure_sum import client
+
+    agree, signed = client.agree, []
+    monkeypatch.setattr(client, "agree", lambda site, *told: signed.append(site.name) or agree(site, *told))
+    assert run_experiment(tiny(strategy=SUMS), tmp_path / "out")["verdict"] == "ok"
+    assert len(signed) == 2 * 4  # every site in every round
+
+
 def test_a_run_with_secure_sums_is_resumed_as_if_nothing_had_been(tiny, inline, tmp_path, monkeypatch):
     whole = run_experiment(tiny(strategy=SUMS), tmp_path / "whole")
     ask, exchanges = inline.ask, []
 
     def dies(pool, plans):
         exchanges.append(len(plans))
-        if len(exchanges) == 5:  # the inputs of round 2: stages 1 and 2 travelled with round 1
+        if len(exchanges) == 6:  # the inputs of round 2: stages 1 and 2 travelled with round 1
             raise RuntimeError("power cut")
         yield from ask(pool, plans)
 

@@ -6,7 +6,7 @@ from privacy.secure_sum import client, server
 from privacy.secure_sum.client_state import Stage
 from privacy.secure_sum.messages import EVERYBODY, SURVIVORS, seal
 from privacy.secure_sum.session import Site
-from tests.privacy.secure_sum.driving import ME, OF, Met, refused
+from tests.privacy.secure_sum.driving import ME, OF, Met, Play, names, refused, session, sites
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +74,25 @@ def test_a_site_without_identity_signs_nothing(met):
 def test_a_list_without_oneself_is_not_signed(met):
     with refused("not_in_sum"):
         client.agree(met.site, met.masked, seal(SURVIVORS, OF.digest, EVERYBODY, met.masked.view, b"\x78"))
+
+
+def test_colluding_clients_raise_the_least_threshold():
+    """5 clients, t = 3: with one colluding, it and two of the others are three, twice over."""
+    assert Site(ME).accepted(OF) == 0
+    with refused("too_few"):
+        Site(ME, colluding=1).accepted(OF)
+    assert Site(ME, colluding=1).accepted(session(5, 4)) == 0  # 8 > 5 + 1
+    with refused("too_few"):
+        Site(ME, colluding=3).accepted(session(5, 4))
+
+
+@pytest.mark.parametrize(("unsigned", "left_out"), [(1, True), (2, True), (3, False), (5, False)])
+def test_keys_without_a_signature_are_left_out_where_the_threshold_signs(unsigned, left_out):
+    """Who has a registry takes no roster with them in it; where fewer than t sign, there may be no registry."""
+    signing = sites(5, registered=True)
+    for name in names(unsigned):
+        signing[name] = Site(name)
+    keyed = Play(OF, signing).keyed()
+    assert len(keyed.asked) == 5 - unsigned * left_out
+    assert keyed.roster.is_signed == left_out
+    assert [error.reason for error in keyed.refused.values()] == ["identity"] * unsigned * left_out
