@@ -17,6 +17,7 @@ from consilium import audits, studies, sweeps
 from consilium.budget import budget_app
 from consilium.display import RunView, print_comparison, print_next
 from consilium.exits import DEGRADED, FAILED, INTERRUPTED, REFUSED, Format, exit_codes, print_json
+from consilium.keys import keys_app
 from consilium.options import ConfigFile, Out, Overrides, Reporting, Resume, Strict, free_folder
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def deploy_local(
 
 sweeps.add_to(app)
 app.add_typer(budget_app, name="budget")
+app.add_typer(keys_app, name="keys")
 audits.add_to(app)
 studies.add_to(app)  # here, so that --help begins with the commands above
 
