@@ -63,8 +63,10 @@ def registry(
         for site, key in sorted(known.items()):
             _say(console, f"  {site} {key.hex()}")
         _say(console, f"  wrote {out}: {len(known)} sites, sha256 {sha256}")
-        _say(console, "  in every site.toml, with this file beside it:")
-        for said in ("[policy]", f'sum_registry = "{out.name}"', f'sum_identity = "{IDENTITY}"'):
+        _say(console, "  in the [policy] of every site.toml, with this file beside it:")
+        # Then fewer than a third of the sites gain nothing together: see the README of privacy.secure_sum.
+        fewest = -(-2 * len(known) // 3)
+        for said in (f'sum_registry = "{out.name}"', f'sum_identity = "{IDENTITY}"', f"sum_threshold = {fewest}"):
             _say(console, f"    {said}")
         print_next(console, f"sha256sum {out}")
 
