@@ -263,7 +263,8 @@ class SecureSums:
         blob = self.desk.answer_plan(plan, part.plan, summed=True)
         if envelope_of(blob) == REFUSAL:
             return blob, None
-        self._say_of_runs(before, plan.run)
+        if not (kept.opened or kept.given):
+            self._say_of_runs(before, plan.run)
         sheet, steps, head = self._input(plan, blob)
         after, answer = client.mask(state, part.message, sheet, steps)
         given = {**kept.given, round_: (*sessions, session.encoded())}
@@ -296,13 +297,13 @@ class SecureSums:
     def _keep(self, kept: Kept, round_: int, turn: Turn, after: ClientState, asked: str, answer: bytes) -> None:
         """Store a step and its answer, one file replaced as a whole.
 
-        Of another run what was opened is kept as long as its last answer is: to ask for a step of a new run must not
-        make a site forget that the sum of its last votes is over.
+        What was given and opened in other runs is kept for good: a run in between must not make a site forget that a
+        sum is over. The policy bounds how many runs it answers.
         """
         turn = Turn(after.to_bytes(), {**turn.answers, asked: answer})
-        runs = {kept.run: replace(kept, turns={**kept.turns, round_: turn}).plain()}
-        if (answered := self.desk.last.run) and answered != kept.run:
-            runs[answered] = replace(self._kept(answered), turns={}).plain()
+        stored = json.loads(self.desk.last.sums or b"{}")
+        runs = {run: {**told, "turns": {}} for run, told in stored.items() if told["opened"] or told["given"]}
+        runs[kept.run] = replace(kept, turns={**kept.turns, round_: turn}).plain()
         self.desk.keep_sums(json.dumps(runs).encode())
 
 

@@ -262,6 +262,19 @@ def test_a_message_of_another_run_makes_no_site_forget_that_a_sum_is_over(site_f
     assert Sum(plan, "5").join(site_file) == "secure_sum_refused"
 
 
+def test_a_whole_run_in_between_makes_no_site_forget_that_a_sum_is_over(site_file, plan, make_plan):
+    elsewhere = make_plan(site_file, run="cd" * 16)
+    given = Sum(plan).begun(site_file)
+    assert given.give(site_file) == ""
+    Sum(elsewhere, "2").run(site_file)
+    other = Sum(plan, "3", others=("other-3", "other-4")).begun(site_file)  # 2 + 2 thresholds, 5 clients
+    assert other.give(site_file) == "secure_sum_refused"
+    Sum(plan, "4").run(site_file)
+    Sum(make_plan(site_file, run="ef" * 16), "5").run(site_file)
+    assert Sum(plan, "6").join(site_file) == "secure_sum_refused"
+    assert Sum(elsewhere, "7").join(site_file) == "secure_sum_refused"
+
+
 def test_what_a_site_keeps_of_its_sums_is_read_as_it_was_written(site_file, plan):
     Sum(plan).run(site_file)
     stored = json.loads(StateStore(site_file.parent / "state", durable=False).load().sums)

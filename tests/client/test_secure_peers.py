@@ -269,6 +269,7 @@ def test_a_second_run_over_the_same_rows_is_said_once_in_the_sites_log(site_file
     assert len(warned()) == 1
     assert f"run {'cd' * 16} asks for sums of private rows that answered run {'ab' * 16} before" in warned()[0]
     Sum(make_plan(site_file, run="cd" * 16, round=2), "3").run(site_file)
+    Sum(make_plan(site_file, round=2), "4").run(site_file)  # the first run goes on
     assert len(warned()) == 1
 
 
