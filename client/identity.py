@@ -73,17 +73,15 @@ def peers_of(config: SiteConfig, folder: Path) -> Peers | None:
     return Peers(registry, identity)
 
 
-def make_identity(path: Path) -> bytes:
-    """Write a new private key that only its owner reads; its public key.
+def own_key(path: Path) -> bytes:
+    """The public side of a site's private key, which is made if there is none; only its owner can read the file.
 
     Raises:
-        SiteConfigError: there is a file already.
+        SiteConfigError: what is there is no such key: with another one no registry would know this site.
         OSError: the disk refuses.
     """
     if os.path.lexists(path):
-        raise SiteConfigError(
-            f"{path} is there already, and with a new key no registry would know this site: move it away first"
-        )
+        return identity_key(read_identity(path))
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -23,21 +23,25 @@ def new(
     folder: Annotated[Path, typer.Argument(metavar="SITE_FOLDER", help="The folder of the site's site.toml.")],
     reporting: Reporting = Format.text,
 ) -> None:
-    """Make a site's private key, which stays there, and the line with its public one, for the owners of the others."""
+    """Make a site's private key, which stays there, and the line with its public one, for the owners of the others.
+
+    A key that is there already is kept, and its line written again.
+    """
     with exit_codes(reporting):
         from client.config import load_site
-        from client.identity import IDENTITY, make_identity, public_line, write_public
+        from client.identity import IDENTITY, own_key, public_line, write_public
 
         site = load_site(folder / "site.toml").site
         line = folder / f"{site}.pub"
-        public = make_identity(folder / IDENTITY)
+        kept = (folder / IDENTITY).exists()
+        public = own_key(folder / IDENTITY)
         write_public(line, site, public)
         if reporting is Format.json:
             told = {"site": site, "public": public.hex(), "identity": str(folder / IDENTITY), "line": str(line)}
             print_json("ok", 0, told)
             return
         console = Console()
-        _say(console, f"  wrote {folder / IDENTITY}: private, it never leaves this site")
+        _say(console, f"  {'kept' if kept else 'wrote'} {folder / IDENTITY}: private, it never leaves this site")
         _say(console, f"  wrote {line}: for the owners of the other sites")
         _say(console, public_line(site, public).strip())
         print_next(console, f"consilium keys registry {line} THEIRS.pub ... --out registry.json")

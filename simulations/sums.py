@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from client.config import PartSection
-from client.identity import IDENTITY, make_identity, read_identity, write_registry
+from client.identity import IDENTITY, own_key, write_registry
 from privacy.delta import default_delta
-from privacy.secure_sum.keys import identity_key
 from privacy.secure_sum.session import FEWEST
 from server.client_sum import CLIENT, NAME, SPLIT_NAME, ClientSumSettings, SplitSumSettings, calibrated
 from server.plain_mean import noise_misfits, sum_misfits
@@ -74,8 +73,7 @@ def register(states: Mapping[str, Path], path: Path) -> None:
     registry = {}
     for site, folder in states.items():
         folder.mkdir(parents=True, exist_ok=True)
-        key = folder / IDENTITY
-        registry[site] = identity_key(read_identity(key)) if key.exists() else make_identity(key)
+        registry[site] = own_key(folder / IDENTITY)
     write_registry(path, registry)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from client.config import PolicySection, SiteConfig, TrainingSection, load_site, write_site
-from client.identity import IDENTITY, make_identity, read_identity, write_registry
+from client.identity import IDENTITY, own_key, read_identity, write_registry
 from distillation.data import Samples, load_proxy, save_proxy, save_samples
 from distillation.inputs import Column, TableInputs
 from privacy.secure_sum.keys import identity_key
@@ -85,7 +85,7 @@ def register() -> Callable[..., dict[str, Site]]:
     def make(files: Mapping[str, Path], others: Sequence[str] = ()) -> dict[str, Site]:
         private = {name: os.urandom(32) for name in others}
         for name, path in files.items():
-            make_identity(path.parent / IDENTITY)
+            own_key(path.parent / IDENTITY)
             private[name] = read_identity(path.parent / IDENTITY)
         registry = {name: identity_key(key) for name, key in private.items()}
         for path in files.values():

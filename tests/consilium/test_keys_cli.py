@@ -85,13 +85,19 @@ def test_the_order_of_the_lines_changes_no_byte(lines, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_key_that_is_there_is_not_made_anew(sites, lines):
+def test_a_key_that_is_there_is_kept_and_its_line_written_again(sites, lines):
     path = sites["site-0"].parent / IDENTITY
-    before = path.read_bytes()
+    before, line = path.read_bytes(), lines[0].read_text()
+    lines[0].unlink()
+    done = invoke("new", path.parent)
+    assert done.exit_code == 0
+    assert f"kept {path}" in done.output
+    assert (path.read_bytes(), lines[0].read_text()) == (before, line)
+    path.write_text("something else")
     done = invoke("new", path.parent)
     assert done.exit_code == 2
-    assert "is there already, and with a new key no registry would know this site" in done.stderr
-    assert path.read_bytes() == before
+    assert "is no Ed25519 key in PEM" in done.stderr
+    assert path.read_text() == "something else"
 
 
 def test_a_folder_without_a_site_is_refused(tmp_path):
