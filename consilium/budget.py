@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class _ShowByDefault(TyperGroup):
-    """`consilium budget runs/mine` is `consilium budget show runs/mine`."""
+    """`consilium budget runs/mine` is `consilium budget show runs/mine`, with options before the path as well."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        if args and args[0] not in (*self.commands, "--help"):
             args = ["show", *args]
         return super().parse_args(ctx, args)
 
@@ -65,20 +66,51 @@ def ledgers_in(where: Path) -> list[Path]:
     from simulations.config import ConfigError
 
     if where.is_dir():
-        found = sorted([*where.glob("checkpoint/sites/*/ledger.sqlite"), *where.glob("*.sqlite")])
+        found = _of_run(where) if (where / "config.json").is_file() else sorted(where.glob("*.sqlite"))
     elif where.suffix == ".toml" and where.is_file():
-        from client.config import load_site
-
-        privacy = load_site(where).privacy
-        found = [] if privacy is None else [path] if (path := where.parent / privacy.ledger).is_file() else []
+        found = _of_site(where)
     else:
-        found = [where] if where.is_file() else []
+        found = [where] if _is_sqlite(where) else []
     if not found:
         raise ConfigError(
             f"{where} holds no privacy ledger: name a .sqlite file, a site.toml with [privacy] that has answered, or "
             "the folder of a private run"
         )
     return found
+
+
+def _of_run(out: Path) -> list[Path]:
+    """The ledgers that a run was paid from, the coordinator's own and those that outlive the run among them."""
+    from simulations.prepared import read_config
+    from simulations.promises import ledger_of
+
+    config, sites = read_config(out), out / "checkpoint" / "sites"
+    names = sorted(path.name for path in sites.glob("*")) or [""]  # the coordinator's is there before any site's
+    found = {ledger_of(config, name, sites / name): None for name in names}
+    return [path for path in found if path.is_file()]
+
+
+def _of_site(where: Path) -> list[Path]:
+    import tomllib
+
+    from client.config import load_site
+    from simulations.config import ConfigError
+
+    told: dict[str, Any] = {"site": ""}
+    with suppress(ValueError):  # no TOML at all: load_site says so
+        told = tomllib.loads(where.read_bytes().decode("utf-8-sig"))
+    if "site" not in told:
+        raise ConfigError(f"{where} is no site's file, as it names no `site`: of a study, name the folder of its run")
+    privacy = load_site(where).privacy
+    path = None if privacy is None else where.parent / privacy.ledger
+    return [] if path is None or not path.is_file() else [path]
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _told(path: Path) -> dict[str, Any]:

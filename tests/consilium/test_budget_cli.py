@@ -8,9 +8,11 @@ from typer.testing import CliRunner
 
 from client.config import PrivacySection
 from client.node import Node
+from consilium.budget import ledgers_in
 from consilium.cli import app
 from privacy.events import PoissonGaussian
 from privacy.ledger import Ledger, Terms
+from simulations.experiment import run_experiment
 from strategies.wire import encode_plan
 
 RUNNER = CliRunner()
@@ -52,6 +54,48 @@ def test_show_is_what_a_bare_path_means_and_a_ledger_can_be_named_itself(site):
     assert "SIMULATION, NOT PRIVATE" in texts[0]
     assert "1 more like the last one" in texts[0]
     assert texts[0].rstrip().splitlines()[-1].startswith("next: ")
+
+
+def test_options_may_stand_before_the_path(site):
+    done = invoke("--format", "json", site)
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["data"]) == [str(site.parent / "ledger.sqlite")]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("mechanism", ["client-sum", "dp-sgd"])
+def test_a_runs_folder_leads_to_its_ledgers_wherever_they_are(tiny, inline, tmp_path, mechanism, kept):
+    part = {"name": mechanism, **({"clip": 2.0} if mechanism == "client-sum" else {})}
+    promise = {"mechanism": part, "noise_multiplier": 3.0, "ledgers": str(tmp_path / "kept") if kept else ""}
+    out = tmp_path / "out"
+    run_experiment(tiny(privacy=promise, federation={"rounds": 1}), out)
+    names = ["coordinator"] if mechanism == "client-sum" else [f"site-00{number}" for number in range(4)]
+    if kept:
+        expected = [tmp_path / "kept" / f"{name}.sqlite" for name in names]
+    elif mechanism == "client-sum":
+        expected = [out / "checkpoint" / "ledger.sqlite"]
+    else:
+        expected = [out / "checkpoint" / "sites" / name / "ledger.sqlite" for name in names]
+    assert ledgers_in(out) == expected
+    done = invoke(out, "--format", "json")
+    assert [told["answers"] for told in json.loads(done.stdout)["data"].values()] == [1] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("run.json", "{}", "run.json holds no privacy ledger: name a .sqlite file"),
+        ("study.toml", "[data]\nname = 'digits'\n", "names no `site`: of a study, name the folder of its run"),
+        ("broken.toml", "[data", "is no TOML"),
+    ],
+)
+def test_a_file_that_is_no_ledger_is_not_called_a_broken_one(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    done = invoke(tmp_path / name)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert "broken (" not in done.stderr
+    assert "Field required" not in done.stderr
 
 
 def test_a_ledger_that_was_edited_is_an_integrity_error(site):
