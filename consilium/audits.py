@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consilium.display import print_next
-from consilium.exits import Format, exit_codes, print_json
+from consilium.exits import REFUTED, Format, exit_codes, print_json
 from consilium.options import Out, Overrides, Reporting, free_folder
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def membership(
         folder = free_folder(out, "audit-membership")
         console = Console(stderr=reporting is Format.json)
         wanted = _wanted(epsilon, delta, clip_norm, batch_size)
+        _one_of(client)
         chosen = (config, site, client, overrides)
         with _subjects(*chosen, rounds, wanted, folder) as subjects, _progress(console, "models") as on_model:
             found = membership_of(
@@ -91,12 +92,13 @@ def membership(
                 on_model=on_model,
             )
         if reporting is Format.json:
-            print_json("ok", 0, {**found.as_json(), "out": str(folder)})
+            _print_found(found.as_json(), folder, refuted=found.refuted)
             return
         _print_membership(console, found)
         _end(console, "membership", folder, "membership.svg")
         again = ["--epsilon", "3"] if found.epsilon is None else []
         print_next(console, _command("membership" if again else "one-run", chosen, again or _private(epsilon, delta)))
+        _exit_if(found.refuted)
 
 
 @audit_app.command("one-run")
@@ -122,16 +124,18 @@ def one_run(
 
         folder = free_folder(out, "audit-one-run")
         console = Console(stderr=reporting is Format.json)
+        _one_of(client)
         chosen = (config, site, client, overrides)
         wanted = _wanted(epsilon, delta, clip_norm, batch_size)
         with _subjects(*chosen, rounds, wanted, folder) as subjects, console.status("training with canaries"):
             found = one_run_of(subjects[0], folder, count=canaries, guesses=guesses, seed=seed)
         if reporting is Format.json:
-            print_json("ok", 0, {**found.as_json(), "out": str(folder)})
+            _print_found(found.as_json(), folder, refuted=found.refuted)
             return
         _print_one_run(console, found)
         _end(console, "one-run", folder)
         print_next(console, "consilium audit mechanism")
+        _exit_if(found.refuted)
 
 
 @audit_app.command("labels")
@@ -187,8 +191,9 @@ def mechanism(
         console = Console(stderr=reporting is Format.json)
         with _progress(console, "mechanisms") as on_case:
             found = mechanisms_of(folder, _listed(names), runs, seed=seed, on_case=on_case)
+        refuted = any(each.refuted for each in found)
         if reporting is Format.json:
-            print_json("ok", 0, {"mechanisms": [each.row() for each in found], "out": str(folder)})
+            _print_found({"mechanisms": [each.row() for each in found]}, folder, refuted=refuted)
             return
         headings = ("mechanism", "hides a", "claimed epsilon", "at least", "at least, if normal", "verdict")
         table = _table(headings, left=(0, 1, 5))
@@ -200,6 +205,7 @@ def mechanism(
         console.print(f"{runs} releases of each neighbour, delta {found[0].delta:g}, 95 %", highlight=False)
         _end(console, "mechanism", folder)
         print_next(console, "consilium audit one-run --epsilon 3")
+        _exit_if(refuted)
 
 
 @contextmanager
@@ -243,6 +249,24 @@ def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None
                 console.print(f"{count}/{total} {what}", highlight=False)
 
         yield done
+
+
+def _one_of(client: str) -> None:
+    from simulations.config import ConfigError
+
+    if len(_listed(client)) > 1:
+        raise ConfigError(f"--client {client} names several clients, and this audit attacks one: name one, or none")
+
+
+def _print_found(told: dict[str, Any], folder: Path, *, refuted: bool) -> None:
+    """The one object; what an audit refutes is no success of what it audits."""
+    print_json("error" if refuted else "ok", REFUTED if refuted else 0, {**told, "out": str(folder)})
+    _exit_if(refuted)
+
+
+def _exit_if(refuted: bool) -> None:
+    if refuted:
+        raise typer.Exit(REFUTED)
 
 
 def _wanted(epsilon: float | None, delta: float, clip_norm: float, batch_size: int) -> Wanted | None:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 # What each kind of failure exits with; the README and users.md list them.
-FAILED, DEGRADED, REFUSED, INTERRUPTED = 3, 4, 5, 130
+FAILED, DEGRADED, REFUSED, REFUTED, INTERRUPTED = 3, 4, 5, 10, 130
 _CODES = {
     "ConfigError": 2,
     "ProjectError": 2,

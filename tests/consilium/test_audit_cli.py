@@ -146,6 +146,26 @@ def test_one_run_with_dp_sgd_lets_a_kept_claim_stand(file):
     assert (float(row["epsilon"]), row["refuted"]) == (2.0, "False")
 
 
+@pytest.mark.parametrize("kind", ["membership", "one-run", "mechanism"])
+def test_an_audit_that_refutes_a_claim_exits_10_with_its_files_written(file, monkeypatch, kind):
+    """Whatever is found counts as more than was claimed: as a gate, the command must not say that all is well."""
+    if kind == "mechanism":
+        monkeypatch.setattr("privacy.audit.mechanism_audit.MechanismAudit.refutes", lambda audit, claimed: True)
+        words = ("mechanism", "--names", "gaussian-output", "--runs", "200")
+    else:
+        monkeypatch.setattr("simulations.probes.one_run.OneRunFound.refuted", True)
+        monkeypatch.setattr("simulations.probes.membership.Membership.refuted", True)
+        quick = QUICK if kind == "membership" else ("--canaries", "60", "--guesses", "40")
+        words = (kind, file, *quick, "--epsilon", "8", "--batch-size", "20")
+    done = invoke(*words, "--out", "text")
+    assert done.exit_code == 10, done.output
+    assert "refuted" in done.output
+    told = invoke(*words, "--out", "json", "--format", "json")
+    assert (told.exit_code, json.loads(told.stdout)["code"], json.loads(told.stdout)["status"]) == (10, 10, "error")
+    assert Path(f"text/{kind}.csv").is_file()
+    assert Path(f"json/{kind}.csv").is_file()
+
+
 def test_labels_prints_every_site(file):
     done = invoke("labels", file, "--out", "found")
     assert_says_what_it_cannot_show(done)
@@ -180,6 +200,11 @@ def test_mechanism_prints_claims_beside_what_was_measured(file):
         (("membership", "study.toml", "--shadows", "7"), "shadows=7 must be even and at least 6"),
         (("membership", "study.toml", "--labels", "zip"), "labels 'zip': unknown codec 'zip'"),
         (("membership", "study.toml", "--client", "nobody"), "no client is called 'nobody'"),
+        (
+            ("membership", "study.toml", "--client", "site-000,site-001"),
+            "names several clients, and this audit attacks",
+        ),
+        (("one-run", "study.toml", "--client", "site-000,site-001"), "names several clients, and this audit attacks"),
         (("membership", "study.toml", "--rounds", "3"), "--rounds 3 goes with --site"),
         (("membership", "study.toml", "--delta", "1e-6"), "go with --epsilon: give it, or leave them out"),
         (("membership", "--site", "nowhere.toml"), "nowhere.toml cannot be read"),
