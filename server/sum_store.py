@@ -15,6 +15,7 @@ from privacy.secure_sum.masks import word_type
 from privacy.secure_sum.roster import Roster
 from privacy.secure_sum.session import Session
 from privacy.secure_sum.sheet import Sheet
+from server.checkpoint import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class SumStore:
         """The kept sum of this round on this sheet, with its signatures if it came so far; None where there is none.
 
         Raises:
-            ValueError: the file is broken.
+            CheckpointError: the file is broken.
         """
         if not self.path.exists():
             return None
@@ -66,11 +67,14 @@ class SumStore:
             words = np.frombuffer(b64decode(told["words"]), word_type(state.bits)).copy()
             if len(words) != sheet.entries:
                 raise ValueError(f"{len(words)} numbers for {sheet.entries}")
-            listed = told["signatures"]
+            survivors, listed = frozenset(told["survivors"]), told["signatures"]
+            if not survivors <= {*state.members} <= {*roster.members}:
+                raise ValueError("members that were never invited")
             signed = None if listed is None else server.Signed({int(n): b64decode(one) for n, one in listed})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} is broken ({error}): restore it from a backup, or start anew") from error
-        return replace(state, survivors=frozenset(told["survivors"]), words=words), signed
+            return replace(state, survivors=survivors, words=words), signed
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise CheckpointError(f"{self.path} is broken ({why}): restore it from a backup, or start anew") from error
 
 
 def _text(data: bytes) -> str:

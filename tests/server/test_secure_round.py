@@ -1,5 +1,6 @@
 """Rounds whose votes the coordinator sees as one sum: exact, whoever drops out when, and however often it restarts."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from client.state import SiteState
 from client.sum_wire import SumAnswer, SumRequest
 from privacy.secure_sum.keys import identity_key
 from privacy.secure_sum.messages import kind_of as sum_kind
+from server.checkpoint import CheckpointError
 from server.checks import Failure
 from server.config import FederationConfig, StudentSettings
 from server.replies import QuorumError, Reply
@@ -372,14 +374,30 @@ def test_without_the_kept_sum_an_opened_round_cannot_be_had_again(exchange):
         rounds_of(cohort, exchange, 1)
 
 
-def test_a_broken_store_is_said_and_another_rounds_is_left_alone(exchange, tmp_path):
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"roster": "AAAA"},
+        {"roster": 3},
+        {"session": ""},
+        {"words": "AAAA"},
+        {"survivors": 7},
+        {"survivors": [99]},
+        {"members": [98, 99]},
+        "garbage",
+        "[]",
+        "{}",
+    ],
+)
+def test_a_broken_store_is_a_broken_checkpoint_and_another_rounds_is_left_alone(exchange, tmp_path, broken):
     store = SumStore(tmp_path / "sum.json")
     cohort = SumCohort()
     (first,) = rounds_of(cohort, exchange, 1, store=store)
     rounds_of(cohort, exchange, 2, store=store, done=1, standing=first.standing)
-    store.path.write_bytes(b"{")
-    with pytest.raises(ValueError, match=r"is broken .*: restore it from a backup"):
-        rounds_of(SumCohort(), exchange, 1, store=store)
+    kept = json.loads(store.path.read_bytes())
+    store.path.write_text(broken if isinstance(broken, str) else json.dumps({**kept, **broken}))
+    with pytest.raises(CheckpointError, match=r"is broken \(.*\): restore it from a backup, or start anew"):
+        rounds_of(SumCohort(), exchange, 2, store=store, done=1, standing=first.standing)
 
 
 def test_fewer_clients_than_a_sum_takes_or_a_row_needs_fail_the_round(exchange):
