@@ -169,7 +169,7 @@ def _promise(told: _Told) -> Promise:
     def at(noise: float) -> Promise:
         return Promise(
             section.mechanism.name,
-            _mechanism(section, told, noise),
+            _mechanism(section, told.batch_size, told.classes, noise),
             noise,
             told.records,
             told.beginning,
@@ -211,15 +211,24 @@ def _check_group(section: PrivacySection, mechanism: Mechanism) -> None:
         )
 
 
-def _mechanism(section: PrivacySection, told: _Told, noise: float) -> Mechanism:
+def check_mechanism(section: PrivacySection, batch_size: int) -> None:
+    """Return if a site can have this mechanism with these settings, whatever its rows and its noise.
+
+    Raises:
+        KeyError, ValueError: it cannot.
+    """
+    _check_group(section, _mechanism(section, batch_size, 2, section.noise_multiplier or 1.0))
+
+
+def _mechanism(section: PrivacySection, batch_size: int, classes: int, noise: float) -> Mechanism:
     name, settings = section.mechanism.name, dict(section.mechanism.settings)
     if name in MECHANISMS and name not in SITE_MECHANISMS:
         raise ValueError(f"mechanism {name!r} is the coordinator's; a site has {', '.join(SITE_MECHANISMS)}")
     if name == "dp-sgd":
-        settings.setdefault("batch_size", told.batch_size)
+        settings.setdefault("batch_size", batch_size)
     if name in MECHANISMS and MECHANISMS[name].BASELINE:
         settings["allow_baseline"] = section.allow_baseline
-    return build_mechanism(name, noise, told.classes, settings)
+    return build_mechanism(name, noise, classes, settings)
 
 
 def _filter_noise(epsilon: float, delta: float, events_at: Callable[[float], Events]) -> float:

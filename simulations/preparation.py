@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from client.config import PolicySection, SelectorSection, SiteConfig, TrainingSection, write_site
 from client.identity import IDENTITY
+from client.promise import check_mechanism
 from distillation.data import classes_sha256
 from distillation.learner import Training
 from distillation.models import MODELS, build_model
@@ -56,6 +57,8 @@ def check_config(config: ExperimentConfig) -> None:
         from distillation.selectors import build_selector
 
         _part("client.selector", lambda: build_selector(selector.name, selector.settings))
+    if (promise := section_of(config, "", Path())) is not None:
+        _part("privacy", lambda: check_mechanism(promise, config.client.batch_size))
     unfit = (_misfits(config, rule, uplink, downlink, attack), misfits(config, rule), secure_misfits(config, rule))
     for bad, why in chain(*unfit):
         if bad:

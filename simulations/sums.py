@@ -10,6 +10,7 @@ from typing import Any
 from client.config import PartSection
 from client.identity import IDENTITY, own_key, write_registry
 from privacy.delta import default_delta
+from privacy.mechanisms import check_kinds
 from privacy.secure_sum.session import FEWEST
 from server.client_sum import CLIENT, NAME, SPLIT_NAME, ClientSumSettings, SplitSumSettings, calibrated
 from server.plain_mean import noise_misfits, sum_misfits
@@ -123,14 +124,19 @@ def split_sum_of(config: ExperimentConfig) -> SplitSumSettings | None:
     if told is None or not told.promises or told.mechanism.name != SPLIT_NAME:
         return None
     asked = count_of(federation.participation, federation.clients)
-    settings = {"least": math.ceil(asked * 2 / 3), "colluding": 0.0, **told.mechanism.settings}
+    written = told.mechanism.settings
+    settings = {"least": math.ceil(asked * 2 / 3), "colluding": 0.0, **written}
     if set(settings) != {"clip", "least", "colluding"}:
-        raise ConfigError(f"privacy.mechanism: {SPLIT_NAME} has the settings clip, least and colluding, not {settings}")
+        raise ConfigError(
+            f"privacy.mechanism: {SPLIT_NAME} has the settings clip, least and colluding, of which clip must be given; "
+            f"{', '.join(sorted(written)) or 'none'} is given"
+        )
     if told.composition != "plan":
         raise ConfigError(f'privacy.composition={told.composition!r} is for votes alone; {SPLIT_NAME} takes "plan"')
     try:
+        check_kinds(SPLIT_NAME, settings)
         made = calibrated(
-            settings["clip"],
+            float(settings["clip"]),
             federation.clients,
             federation.rounds,
             told.epsilon,
@@ -140,7 +146,7 @@ def split_sum_of(config: ExperimentConfig) -> SplitSumSettings | None:
         )
         split = SplitSumSettings(**settings, noise_multiplier=made.noise_multiplier, clients=federation.clients)
         split.mechanism(2)  # refuses what is out of range
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"privacy: {error}") from None
     return split
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from privacy.mechanisms.client_sum import ClientSum
 from privacy.mechanisms.convex_head import ConvexHead
@@ -69,8 +69,31 @@ def build_mechanism(name: str, noise: float, classes: int, settings: Mapping[str
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := sorted(needed - set(given) - set(settings)):
         raise ValueError(f"{name} needs a setting {missing[0]!r}")
-    try:
-        mechanism: Mechanism = kind(**given, **settings)
-    except TypeError as error:  # a text where a number belongs
-        raise ValueError(f"{name}: {error}") from None
+    check_kinds(name, {key: value for key, value in settings.items() if key != "allow_baseline"})  # says so itself
+    mechanism: Mechanism = kind(**given, **settings)
     return mechanism
+
+
+# What a field's type takes: types, and what they are called; a bool is an int, and no number here.
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+}
+
+
+def check_kinds(name: str, settings: Mapping[str, Any]) -> None:
+    """Return if the settings are of the kinds that a mechanism's fields are; their bounds are the mechanism's own.
+
+    Raises:
+        ValueError: a text or a list where a number belongs, and the like.
+    """
+    hints = get_type_hints(MECHANISMS[name])
+    for key, value in settings.items():
+        options = get_args(hints[key]) or (hints[key],)
+        for wanted in options:
+            if wanted not in _KINDS or (value is None and type(None) in options):
+                continue
+            kinds, called = _KINDS[wanted]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and wanted is not bool):
+                raise ValueError(f"{name}: {key}={value!r} must be {called}")

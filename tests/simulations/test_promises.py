@@ -229,6 +229,34 @@ def test_what_a_promise_does_not_pay_for_is_refused(tiny, changed, sentence):
 
 
 @pytest.mark.parametrize(
+    ("mechanism", "sentence"),
+    [
+        ("gauss", "privacy: unknown mechanism 'gauss'; known: "),
+        ("k-rr", "allow_baseline=False must be True to run k-rr"),
+        ("pate", "pate needs a setting 'teachers'"),
+        ({"name": "dp-sgd", "clip_norm": "a"}, "dp-sgd: clip_norm='a' must be a number"),
+        ({"name": "dp-sgd", "clip_norm": [1.0]}, r"dp-sgd: clip_norm=\[1.0\] must be a number"),
+        ({"name": "dp-sgd", "batch_size": True}, "dp-sgd: batch_size=True must be a whole number"),
+        ({"name": "pate", "teachers": 2.5}, "pate: teachers=2.5 must be a whole number"),
+        ({"name": "pate", "teachers": 5, "gate_std": "x", "threshold": 1.0}, "pate: gate_std='x' must be a number"),
+        ({"name": "pate", "teachers": 5, "hard": 1}, "pate: hard=1 must be true or false"),
+        ({"name": "client-sum", "clip": "a"}, "client-sum has one setting, clip, a number"),
+        ({"name": "client-sum-distributed", "clip": "a"}, "privacy: client-sum-distributed: clip='a' must be a number"),
+        ({"name": "client-sum-distributed", "clip": [1]}, r"client-sum-distributed: clip=\[1\] must be a number"),
+        (
+            {"name": "client-sum-distributed", "clip": 1.0, "least": "x"},
+            "client-sum-distributed: least='x' must be a whole number$",
+        ),
+        ({"name": "client-sum-distributed"}, "of which clip must be given; none is given$"),
+    ],
+)
+def test_a_mechanism_that_cannot_be_is_refused_before_any_data_is_read(tiny, mechanism, sentence):
+    config = tiny(privacy={"epsilon": 3.0, "mechanism": mechanism}, strategy={"secure_sum": "sum-d" in str(mechanism)})
+    with pytest.raises(ConfigError, match=sentence):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
     ("privacy", "sentence"),
     [
         ({"epsilon": 3.0, "mechanism": "magic"}, "unknown mechanism 'magic'; known: "),

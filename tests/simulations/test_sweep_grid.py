@@ -117,6 +117,10 @@ def test_an_axis_beats_a_setting_for_all_points(file):
         (["seed=1", "federation.quorum=0.5,1.5"], "the point federation.seed=1 federation.quorum=1.5 cannot be run"),
         (["aggregator=mean,krum"], "strategy.aggregator=krum cannot be run, so nothing was begun: strategy.aggregator"),
         (["client.models=mlp,vgg"], "client.models=vgg cannot be run, so nothing was begun: unknown model 'vgg'"),
+        (
+            ["privacy.epsilon=1", "privacy.mechanism=dp-sgd,gauss,k-rr"],
+            "privacy.mechanism=gauss cannot be run, so nothing was begun: privacy: unknown mechanism 'gauss'",
+        ),
         (["seed=1,two"], "federation.seed=two cannot be run, so nothing was begun: federation.seed = 'two'"),
         (
             [f"seed={','.join(map(str, range(101)))}", f"rounds={','.join(map(str, range(1, 101)))}"],
