@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -212,11 +213,14 @@ def plan(
     epsilon: Annotated[float, typer.Option(help="Budget; 0: what --rounds at --noise cost.")] = 0.0,
     delta: Annotated[float, typer.Option(help="0: min(1e-5, 1/(10 records)).")] = 0.0,
     group_size: Annotated[int, typer.Option(help="Rows that epsilon covers together: a patient's.", min=1)] = 1,
+    warmup_epochs: Annotated[int, typer.Option(help="Passes more before a run's first answer.", min=0)] = 0,
+    restart: Annotated[bool, typer.Option(help="Every answer from the first weights, warm-up included.")] = False,
     reporting: Reporting = Format.text,
 ) -> None:
     """DP-SGD: how many rounds at this noise, what noise for these rounds, or what both cost. Give two of the three."""
     with exit_codes(reporting):
-        told = planned(records, epochs, batch_size, rounds, noise, epsilon, delta, group_size)
+        training = Passes(epochs, warmup_epochs, restart)
+        told = planned(records, training, batch_size, rounds, noise, epsilon, delta, group_size)
         if reporting is Format.json:
             print_json("ok", 0, told)
             return
@@ -224,14 +228,45 @@ def plan(
         for key, value in told.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             console.print(f"{key:<16} {text}", highlight=False)
-        sizes = [f"privacy.noise_multiplier={told['noise_multiplier']:g}", f"federation.rounds={told['rounds']}"]
-        flags = [word for size in sizes for word in ("--set", size)]
+        flags = [word for setting in _settings(told, training, epsilon) for word in ("--set", setting)]
         print_next(console, shlex.join(["consilium", "run", "config.toml", *flags]))
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How often a site goes over its private rows.
+
+    Attributes:
+        each: before every answer.
+        warmup: more before a run's first one.
+        restart: whether every answer is a first one.
+    """
+
+    each: int
+    warmup: int = 0
+    restart: bool = False
+
+
+def _settings(told: Mapping[str, Any], training: Passes, epsilon: float) -> list[str]:
+    """Everything of an experiment that a plan's price depends on; the mechanism before its own settings."""
+    return [
+        "privacy.mechanism=dp-sgd",
+        f"privacy.mechanism.batch_size={told['batch_size']}",
+        f"privacy.noise_multiplier={told['noise_multiplier']!r}",
+        f"privacy.epsilon={epsilon or told['epsilon']!r}",
+        f"privacy.delta={told['delta']!r}",
+        f"privacy.group_size={told['group_size']}",
+        "privacy.composition=plan",
+        f"client.local_epochs={training.each}",
+        f"client.warmup_epochs={training.warmup}",
+        f"client.restart={str(training.restart).lower()}",
+        f"federation.rounds={told['rounds']}",
+    ]
 
 
 def planned(
     records: int,
-    epochs: int,
+    training: Passes,
     batch_size: int,
     rounds: int,
     noise: float,
@@ -246,7 +281,7 @@ def planned(
     """
     from privacy.accounting import check_delta, default_delta, group_epsilon_of, round_up
     from privacy.calibration import noise_for_events, steps_for
-    from privacy.events import Events, times
+    from privacy.events import Events, PoissonGaussian
     from privacy.mechanisms.dp_sgd import DpSgdTraining
     from simulations.config import ConfigError
 
@@ -255,11 +290,19 @@ def planned(
             f"--rounds={rounds}, --noise={noise:g}, --epsilon={epsilon:g}: give two of them, the third is computed"
         )
 
-    def answer(multiplier: float) -> Events:
-        return DpSgdTraining(multiplier, batch_size=batch_size).fit_events(records, epochs)
+    batch_size = batch_size or min(256, records)
+    if batch_size > records:
+        raise ConfigError(
+            f"--batch-size={batch_size} must be at most --records={records}: a step takes all of them and no more"
+        )
+
+    sampling = DpSgdTraining(1.0, batch_size=batch_size)
+    rate, before = sampling.sample_rate(records), sampling.steps(records, training.warmup)
+    each = sampling.steps(records, training.each) + before * training.restart
+    once = before * (not training.restart)
 
     def all_answers(multiplier: float, rounds: int) -> Events:
-        return tuple(times(event, rounds) for event in answer(multiplier))
+        return (PoissonGaussian(rate, multiplier, once + rounds * each),)
 
     try:
         chosen = delta or default_delta(records)
@@ -267,8 +310,11 @@ def planned(
         if not noise:
             noise = noise_for_events(epsilon, chosen, lambda s: all_answers(s, rounds), group_size)
         if not rounds:
-            rounds = steps_for(epsilon, chosen, answer(noise), group_size)
-        if not rounds:
+            size = 1 if once else each
+            rounds = (
+                steps_for(epsilon, chosen, (PoissonGaussian(rate, noise, size),), group_size) * size - once
+            ) // each
+        if rounds < 1:
             raise ConfigError(f"--epsilon={epsilon:g} does not pay for one answer at --noise={noise:g}: add noise")
         events = all_answers(noise, rounds)
         cost = group_epsilon_of(events, chosen, group_size)
@@ -276,13 +322,15 @@ def planned(
         raise ConfigError(str(error)) from None
     (event,) = events
     return {
+        "batch_size": batch_size,
         "rounds": rounds,
         "noise_multiplier": noise,
         "epsilon": round_up(cost),
         "delta": chosen,
-        "sample_rate": event.sample_rate,  # type: ignore[union-attr]
+        "sample_rate": rate,
         "steps": event.count,
         "unit": "record" if group_size == 1 else f"group({group_size})",
+        "group_size": group_size,
         "adjacency": "zero_out",
         "accountant": "dp-accounting PLD, REPLACE_SPECIAL",
     }

@@ -147,7 +147,14 @@ def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
     if (most := (run.get("privacy") or {}).get("max")) is not None:
         style = "yellow" if most["seeded"] else "green"
         console.print(most["statement"], style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        _plain(console, f"On the side: {run['privacy']['on_the_side']}.")
+        _plain(console, f"On the side: {run['privacy']['on_the_side'].rstrip('.')}.")
+        each = run["privacy"]["each"]
+        if whole := sum(one["sample_rate"] == 1.0 for one in each):
+            _plain(
+                console,
+                f"{whole} of {len(each)} clients take all of their rows at every step (q = 1: batch_size is all of them, "
+                "or more), and no sampling adds to their privacy",
+            )
     if not console.is_terminal:
         names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
         for row in rows:

@@ -1,18 +1,23 @@
 """`consilium budget`: what was spent and is left, checked row by row, and what a plan would cost."""
 
 import json
+import shlex
 import sqlite3
 
 import pytest
 from typer.testing import CliRunner
 
-from client.config import PrivacySection
+from client.config import PolicySection, PrivacySection, SiteConfig, TrainingSection
 from client.node import Node
+from client.promise import promise_of
 from consilium.budget import ledgers_in
 from consilium.cli import app
 from privacy.events import PoissonGaussian
 from privacy.ledger import Ledger, Terms
+from simulations.config import load_config
 from simulations.experiment import run_experiment
+from simulations.preparation import check_config
+from simulations.promises import section_of
 from strategies.wire import encode_plan
 
 RUNNER = CliRunner()
@@ -173,3 +178,45 @@ def test_the_sampled_events_of_a_plan_are_those_that_a_site_pays():
     told = planned("--rounds", 1, "--noise", 2, "--epochs", 3)
     (event,) = DpSgdTraining(2.0, batch_size=512).fit_events(12_000, 3)
     assert event == PoissonGaussian(told["sample_rate"], 2.0, told["steps"])
+
+
+@pytest.mark.parametrize("rounds", [("--rounds", 4), ("--noise", 2.7182)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--group-size", 3),
+        ("--warmup-epochs", 3),
+        ("--warmup-epochs", 3, "--restart"),
+    ],
+)
+def test_the_next_command_runs_the_very_plan_whatever_the_file_says(tmp_path, rounds, words):
+    """What a site of so many rows pays in the run that is proposed, beside what was planned."""
+    given = ("--records", 900, "--batch-size", 60, "--epochs", 2, "--epsilon", 7, "--delta", 1e-6, *rounds, *words)
+    told = json.loads(invoke("plan", *given, "--format", "json").stdout)["data"]
+    line = invoke("plan", *given).output.splitlines()[-1]
+    sets = shlex.split(line.removeprefix("next: consilium run config.toml "))[1::2]
+    (tmp_path / "config.toml").write_text(
+        "[data]\nname = 'digits'\n[client]\nwarmup_epochs = 9\nrestart = true\nlocal_epochs = 7\n"
+        "[privacy]\nepsilon = 1.0\nmechanism = { name = 'pate', teachers = 3 }\n"
+    )
+    config = load_config(tmp_path / "config.toml", sets)
+    check_config(config)
+    passes = ("local_epochs", "warmup_epochs", "restart", "batch_size")
+    site = SiteConfig(
+        **dict.fromkeys(("site", "private", "proxy", "model"), "x"),
+        seed=1,
+        training=TrainingSection(**{key: getattr(config.client, key) for key in passes}),
+        policy=PolicySection(proxy_sha256=["0" * 64], max_rows_per_round=10, max_answers=1000),
+        privacy=section_of(config, "x", tmp_path),
+    )
+    promise = promise_of(site, 900, 10)
+    assert promise.total() == (PoissonGaussian(told["sample_rate"], told["noise_multiplier"], told["steps"]),)
+    assert (promise.rounds, promise.delta, promise.group_size) == (told["rounds"], 1e-6, told["group_size"])
+    assert told["epsilon"] <= promise.epsilon == 7
+
+
+def test_the_rounds_that_an_epsilon_pays_for_after_a_warm_up_are_no_more_and_no_fewer():
+    told = planned("--noise", 1.9912, "--epsilon", 3, "--warmup-epochs", 5)
+    assert told["rounds"] == 34  # 39 epochs in all, five of them before the first answer
+    assert planned("--noise", 1.9912, "--epsilon", 3, "--warmup-epochs", 5, "--restart")["rounds"] == 6  # of 6 epochs

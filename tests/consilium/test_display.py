@@ -87,7 +87,11 @@ def test_the_terminal_warns_of_an_attack_before_any_number(make: Any) -> None:
 
 def test_accuracies_beside_a_promise_are_marked_as_none_of_its_releases() -> None:
     console, out = _plain()
-    promise = {"max": {"statement": "(eps=3, delta=1e-05), record", "seeded": True}, "on_the_side": "computed by it"}
+    promise = {
+        "max": {"statement": "(eps=3, delta=1e-05), record", "seeded": True},
+        "each": [],
+        "on_the_side": "computed by it",
+    }
     print_comparison(console, {**RUN, "privacy": promise})
     assert out.getvalue().splitlines()[:2] == ["(eps=3, delta=1e-05), record", "On the side: computed by it."]
 
