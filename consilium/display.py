@@ -152,8 +152,8 @@ def print_comparison(console: Console, run: Mapping[str, Any]) -> None:
         if whole := sum(one["sample_rate"] == 1.0 for one in each):
             _plain(
                 console,
-                f"{whole} of {len(each)} clients take all of their rows at every step (q = 1: batch_size is all of them, "
-                "or more), and no sampling adds to their privacy",
+                f"{whole} of {len(each)} clients take all of their rows at every step (q = 1: batch_size is all of "
+                "them, or more), and no sampling adds to their privacy",
             )
     if not console.is_terminal:
         names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from distillation.learner import Training
 from server.client_sum import ClientSumSettings, SplitSumSettings
 from server.exchange import Exchange
-from server.plain_mean import noise_misfits, sum_misfits
+from server.plain_mean import noise_misfits, split_misfits, sum_misfits
 from strategies.aggregators import build_aggregator
 
 
@@ -76,10 +76,20 @@ class FederationConfig(_Settings):
         misfits = sum_misfits(
             self.rule(), named, uplink=told.uplink, mode=told.mode, choice=told.choice, keep_votes=self.keep_votes
         )
-        if self.split_sum is not None and not told.secure_sum:
-            raise ValueError("split_sum needs secure_sum=true: alone, a site's share of the noise hides nothing")
-        private = noise_misfits(self.rule(), named, mode=told.mode, choice=told.choice, keep_votes=self.keep_votes)
-        for bad, why in (*(misfits if told.secure_sum else ()), *(private if self.client_sum else ())):
+        split = split_misfits(secure_sum=told.secure_sum, cache_rounds=told.cache_rounds, downlink=told.downlink)
+        private = noise_misfits(
+            self.rule(),
+            named,
+            mode=told.mode,
+            choice=told.choice,
+            keep_votes=self.keep_votes,
+            secure_sum=told.secure_sum,
+        )
+        for bad, why in (
+            *(split if self.split_sum else ()),
+            *(private if self.client_sum else ()),
+            *(misfits if told.secure_sum else ()),
+        ):
             if bad:
                 raise ValueError(why)
         return self

@@ -90,11 +90,31 @@ def sum_misfits(
     yield keep_votes, f"{sums}, and federation.keep_votes=true keeps single votes: set it to false"
 
 
+def split_misfits(*, secure_sum: bool, cache_rounds: int, downlink: str) -> Iterator[tuple[bool, str]]:
+    """What does not go with noise that is split among the sites of a secure sum, as above."""
+    split = "client-sum-distributed"
+    yield (
+        not secure_sum,
+        f"{split} hides a site in a sum, and strategy.secure_sum=false shows its votes alone, with too little noise: "
+        "set it to true",
+    )
+    yield (
+        cache_rounds > 0 or link_named(downlink).delta,
+        f"{split} clips around the teacher that a plan carries whole, and strategy.cache_rounds={cache_rounds} and "
+        f"strategy.downlink={downlink!r} send what changed of it: set cache_rounds=0 and a downlink without +delta",
+    )
+
+
 def noise_misfits(
-    rule: Aggregator, named: str, *, mode: str, choice: str, keep_votes: bool
+    rule: Aggregator, named: str, *, mode: str, choice: str, keep_votes: bool, secure_sum: bool
 ) -> Iterator[tuple[bool, str]]:
     """What does not go with noise on the sum of all clients' votes, as above."""
     noised = "client-sum lets out one noised sum of votes"
+    yield (
+        secure_sum,
+        "client-sum adds its noise at the coordinator, which sees all votes: take client-sum-distributed with "
+        "strategy.secure_sum=true, or set it to false",
+    )
     yield (
         not is_plain(rule),
         f"{noised}, and {named} needs single votes or weights, which no noise pays for: take mean, era or enhanced-era "

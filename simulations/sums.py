@@ -13,10 +13,9 @@ from privacy.delta import default_delta
 from privacy.mechanisms import check_kinds
 from privacy.secure_sum.session import FEWEST
 from server.client_sum import CLIENT, NAME, SPLIT_NAME, ClientSumSettings, SplitSumSettings, calibrated
-from server.plain_mean import noise_misfits, sum_misfits
+from server.plain_mean import noise_misfits, split_misfits, sum_misfits
 from simulations.config import ConfigError, ExperimentConfig
 from strategies.aggregator import Aggregator
-from strategies.codecs import link_named
 from strategies.selection import count_of
 
 
@@ -168,16 +167,8 @@ def split_sum_misfits(config: ExperimentConfig) -> Iterator[tuple[bool, str]]:
     """Parts that do not go with noise that is split among sites: whether that is so here, and what to do about it."""
     strategy = config.strategy
     split_sum_of(config)  # refuses what cannot be promised
-    yield (
-        not strategy.secure_sum,
-        f"{SPLIT_NAME} hides a site in a sum, and strategy.secure_sum=false shows its votes alone, with too little "
-        "noise: set it to true",
-    )
-    yield (
-        strategy.cache_rounds > 0 or link_named(strategy.downlink).delta,
-        f"{SPLIT_NAME} clips around the teacher that a plan carries whole, and strategy.cache_rounds="
-        f"{strategy.cache_rounds} and strategy.downlink={strategy.downlink!r} send what changed of it: set "
-        "cache_rounds=0 and a downlink without +delta",
+    yield from split_misfits(
+        secure_sum=strategy.secure_sum, cache_rounds=strategy.cache_rounds, downlink=strategy.downlink
     )
 
 
@@ -185,15 +176,11 @@ def client_sum_misfits(config: ExperimentConfig, rule: Aggregator) -> Iterator[t
     """Parts that do not go with noise on the sum of votes: whether that is so here, and what to do about it."""
     strategy, federation = config.strategy, config.federation
     client_sum_of(config)  # refuses what cannot be promised
-    yield (
-        strategy.secure_sum,
-        f"{NAME} adds its noise at the coordinator, which sees all votes: take client-sum-distributed with "
-        "strategy.secure_sum=true, or set it to false",
-    )
     yield from noise_misfits(
         rule,
         f"strategy.aggregator {strategy.aggregator.name!r}",
         mode=federation.mode,
         choice=strategy.choice,
         keep_votes=federation.keep_votes,
+        secure_sum=strategy.secure_sum,
     )

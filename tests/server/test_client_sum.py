@@ -248,14 +248,24 @@ def federation(exchange, aggregator="mean", keep_votes=False, private=True, spli
     )
 
 
+SPLIT = {"private": False, "split": True, "secure_sum": True}
+
+
 def test_a_coordinators_settings_refuse_what_the_noise_does_not_pay_for(exchange):
     assert federation(exchange).client_sum == settings()
+    assert federation(exchange, **SPLIT).split_sum is not None
     for said, changed in (
         ("'median' needs single votes or weights, which no noise pays for", {"aggregator": "median"}),
         ("mode='async' counts a vote in more than one round", {"mode": "async"}),
         ("choice='disagreement' chooses rows by single votes", {"choice": "disagreement"}),
         ("keep_votes=true would teach students anew without noise", {"keep_votes": True}),
-        ("split_sum needs secure_sum=true: alone, a site's share", {"private": False, "split": True}),
+        ("client-sum adds its noise at the coordinator, which sees all votes", {"secure_sum": True}),
+        ("secure_sum=false shows its votes alone, with too little noise", {"private": False, "split": True}),
+        (
+            "downlink='float32\\+delta\\+entropy' send what changed of it",
+            {**SPLIT, "downlink": "float32+delta+entropy"},
+        ),
+        ("cache_rounds=3 and .* send what changed of it", {**SPLIT, "cache_rounds": 3}),
     ):
         with pytest.raises(ValueError, match=said):
             federation(exchange, **changed)
