@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 from scipy.optimize import brentq
 
 from privacy.accounting import check_delta, conversion, group_epsilon_of, rdp_epsilon, rdp_of, rough_epsilon_of
-from privacy.events import Events, PoissonGaussian, times
+from privacy.events import Events, times
 from privacy.rdp import ORDERS
 
 # Above, a guarantee is worth nothing; the accountant shows none from about 90 on.
@@ -18,28 +17,6 @@ LEAST_NOISE, MOST_NOISE = 0.1, 1e6
 MOST_ROUNDS = 10**6
 _DECIMALS = 10_000  # noise is told to four decimals
 _STRIDE = 1.25
-
-
-def noise_for(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """The noise multiplier with which so many steps of DP-SGD cost no more than (epsilon, delta) by epsilon_of.
-
-    Args:
-        epsilon: nats, in (0, 50].
-        sample_rate: of each step, in (0, 1].
-        steps: in all rounds together.
-
-    Returns:
-        The smallest one of four decimals.
-
-    Raises:
-        ValueError: an argument is outside its bounds, or no noise multiplier in [0.1, 1e6] fits.
-    """
-    return _noise_for_steps(epsilon, delta, PoissonGaussian(sample_rate, 1.0, steps))
-
-
-@lru_cache(maxsize=1024)
-def _noise_for_steps(epsilon: float, delta: float, at_one: PoissonGaussian) -> float:
-    return noise_for_events(epsilon, delta, lambda noise: (PoissonGaussian(at_one.sample_rate, noise, at_one.count),))
 
 
 def noise_for_events(epsilon: float, delta: float, events_at: Callable[[float], Events], records: int = 1) -> float:

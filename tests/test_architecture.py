@@ -62,3 +62,39 @@ def test_no_source_file_is_longer_than_four_hundred_lines():
     packages = ("strategies", "privacy", "distillation", "client", "server", "simulations", "consilium")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     assert [path.name for path in files if len(path.read_text().splitlines()) >= 400] == []
+
+
+def told(row):
+    """The code words of a row of CONTRIBUTING's table of places."""
+    (line,) = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith(f"| {row} |")]
+    return line.split("`")[1::2]
+
+
+@pytest.mark.parametrize(
+    ("row", "registry"),
+    [
+        ("aggregator", "AGGREGATORS"),
+        ("codec", "CODECS"),
+        ("model", "MODELS"),
+        ("data set", "DATASETS"),
+        ("mechanism", "MECHANISMS"),
+        ("preset", "PRESETS"),
+    ],
+)
+def test_whoever_adds_a_part_is_told_places_that_there_are(row, registry):
+    words = told(row)
+    files = [ROOT / word.replace("x.py", "__init__.py") for word in words if "/" in word]
+    assert all(file.is_file() for file in files)
+    names = [word for word in words if word.isupper()]
+    assert registry in names
+    assert all(any(f"{name}:" in text or f"{name} =" in text for text in map(Path.read_text, files)) for name in names)
+    if row == "data set":
+        assert any('"breast-cancer"' in file.read_text() for file in files if file.parent.name == "simulations")
+
+
+def test_contributors_are_told_where_torch_and_opacus_are():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    below = [*ROOT.glob("privacy/**/*.py"), *ROOT.glob("strategies/**/*.py")]
+    users = {str(file.relative_to(ROOT)) for file in below if "import torch" in file.read_text()}
+    assert all(f"`{user}`" in text for user in users)
+    assert users

@@ -102,10 +102,6 @@ def _scores(found: Found) -> tuple[str, str]:
     )
 
 
-def _lira(found: Membership) -> float:
-    return next(each.auc for each in found.found if (each.seen, each.attack) == ("float32", "lira"))
-
-
 def _facts(plain: Membership, private: Membership) -> str:
     lira = [
         next(each.auc for each in one.found if each.seen == "float32" and each.attack == "lira")

@@ -5,10 +5,16 @@ import math
 import pytest
 
 from privacy.accounting import analytic_gaussian_noise, epsilon_of, group_epsilon_of
-from privacy.calibration import MOST_ROUNDS, noise_for, noise_for_events, steps_for
+from privacy.calibration import MOST_ROUNDS, noise_for_events, steps_for
 from privacy.events import Gaussian, PoissonGaussian, RandomizedResponse, times
 
 DELTA = 1e-5
+
+
+def noise_for(epsilon, delta, sample_rate, steps):
+    """Of so many steps of DP-SGD."""
+    return noise_for_events(epsilon, delta, lambda noise: (PoissonGaussian(sample_rate, noise, steps),))
+
 
 # q, T, delta: the nearest noise of four decimals for epsilon 1, 3, 8 (privacy.md 4.6)
 TABLE = {
