@@ -137,6 +137,24 @@ def promise_of(config: SiteConfig, records: int, classes: int) -> Promise | None
         raise SiteConfigError(f"privacy: {error.args[0] if error.args else error}") from None
 
 
+def check_noise(promise: Promise) -> None:
+    """Return if a plan of all the rounds fits the promise, as its ledger will ask; a filter lets through what fits.
+
+    Raises:
+        SiteConfigError: it does not.
+    """
+    from privacy.accounting import group_epsilon_of, round_up
+
+    if promise.composition == "filter":
+        return
+    cost = group_epsilon_of(promise.total(), promise.delta, promise.group_size)
+    if cost > promise.epsilon:
+        raise SiteConfigError(
+            f"privacy: noise_multiplier={promise.noise:g} costs epsilon={round_up(cost):g} in {promise.rounds} rounds, "
+            f"above epsilon={promise.epsilon:g}: leave one of the two out, or give fewer rounds"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     """What a promise is made from: a section as JSON, and what Promise calls by the same names."""
@@ -159,7 +177,7 @@ def _promise(told: _Told) -> Promise:
     from privacy.calibration import noise_for_events
 
     section = PrivacySection.model_validate_json(told.section)
-    kind = _mechanism(section, told, section.noise_multiplier or 1.0)
+    kind = _mechanism(section, told.batch_size, told.classes, section.noise_multiplier or 1.0)
     # Where a whole client is hidden, n is how many clients there are: (0, 1/n) is to publish one of them.
     units = kind.clients if isinstance(kind, DistributedClientSum) else told.records
     delta = section.delta or default_delta(units)

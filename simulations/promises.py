@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from client.config import PrivacySection, SiteConfig, SiteConfigError
-from client.promise import promise_of
+from client.promise import check_noise, promise_of
 from server.client_sum import CLIENT, NAME, SPLIT_NAME
 from simulations.config import ConfigError, ExperimentConfig
 from simulations.sums import client_sum_misfits, client_sum_of, split_section, split_sum_misfits
@@ -62,6 +62,8 @@ def calibrated(site: SiteConfig, records: int, classes: int) -> SiteConfig:
     """
     try:
         promise = promise_of(site, records, classes)
+        if promise is not None:
+            check_noise(promise)
     except SiteConfigError as error:
         raise ConfigError(f"{site.site} with {records} rows: {error}") from None
     if promise is None or site.privacy is None:

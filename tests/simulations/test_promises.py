@@ -1,6 +1,7 @@
 """A private run says what it cost, from its ledgers; what does not go with a promise is refused beforehand."""
 
 import json
+import math
 
 import dp_accounting
 import markupsafe
@@ -190,6 +191,13 @@ def test_runs_that_share_their_ledgers_share_one_budget(tiny, inline, tmp_path):
     assert (second["verdict"], second["refused"]) == ("failed", True)
     assert {failure["reason"] for failure in second["failures"]} == {"refused_budget_out"}
     assert second["privacy"]["max"]["epsilon"] == first["privacy"]["max"]["epsilon"]
+
+
+def test_noise_that_does_not_keep_epsilon_is_refused_before_anything_is_written(tiny, inline, tmp_path):
+    cost = math.ceil(pld(RATE, 2.0, STEPS, 1e-5) * 1e4) / 1e4
+    with pytest.raises(ConfigError, match=rf"noise_multiplier=2 costs epsilon={cost:g} in 2 rounds, above epsilon=1"):
+        run_experiment(tiny(privacy={"noise_multiplier": 2.0, "epsilon": 1.0}), tmp_path / "out")
+    assert not list(tmp_path.rglob("ledger.sqlite"))
 
 
 def test_a_client_whose_budget_is_out_is_missing_and_the_run_goes_on(tiny, inline, tmp_path):
