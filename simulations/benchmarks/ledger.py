@@ -70,11 +70,16 @@ def plain_sync(folder: Path) -> float:
 
 
 def row(name: str, times: Sequence[Sequence[float]]) -> list[str]:
-    """Medians of the steps and of their sum, and the commit that one of twenty exceeds."""
+    """Medians of the steps and of their sum, and the slow commit."""
     medians = [f"{statistics.median(step):.2f} ms" for step in zip(*times, strict=True)]
     whole = statistics.median(sum(each) for each in times)
+    return [name, *medians, f"{whole:.2f} ms", f"{slow_commit(times):.2f} ms"]
+
+
+def slow_commit(times: Sequence[Sequence[float]]) -> float:
+    """The commit that one of twenty exceeds, in ms."""
     commits = sorted(each[step] for each in times for step in (1, 2))
-    return [name, *medians, f"{whole:.2f} ms", f"{commits[int(0.95 * len(commits))]:.2f} ms"]
+    return commits[int(0.95 * len(commits))]
 
 
 def main() -> None:
@@ -82,16 +87,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true", help="write the README's section")
     arguments = parser.parse_args()
-    rows = []
+    rows, slowest = [], 0.0
     kinds = {"survives a power cut (deployment)": True, "survives kill -9 (simulation)": False}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for told, durable in kinds.items():
             for kept in (False, True):
                 times = measure(folder / f"{durable}{kept}.sqlite", durable=durable, kept=kept)
+                slowest = max(slowest, slow_commit(times))
                 for answers, part in (("first 20", times[:20]), (f"last 20 of {ROUNDS}", times[-20:])):
                     rows.append(row(f"{told}, {'kept object' if kept else 'opened anew'}, {answers} answers", part))
         sync = plain_sync(folder)
+    verdict = f"{'All are' if slowest < LIMIT_MS else 'Not all are'} under the limit."
     heading = [
         "ledger",
         "open",
@@ -104,7 +111,8 @@ def main() -> None:
     text = table(heading, rows)
     text += (
         "\n\nMedians; `reserve` and `store` are one commit each. Opened anew, a ledger checks all of its rows; a site "
-        f"that keeps the object reads the new ones. This disk takes {sync:.2f} ms to keep 4 kB (`fsync`); {machine()}."
+        f"that keeps the object reads the new ones. {verdict} This disk takes {sync:.2f} ms to keep 4 kB (`fsync`); "
+        f"{machine()}."
     )
     print(text)
     if arguments.write:

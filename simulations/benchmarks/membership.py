@@ -25,7 +25,7 @@ from simulations.probes.membership import Found, Membership
 SHADOWS = 16
 EPSILON = 3.0
 # What is done to labels before they are sent; none of it is privacy.
-TREATMENTS = ("float32", "quantised:4", "temperature:5", "quantised:1")
+TREATMENTS = ("float32", "quantised:4", "temperature:5", "quantised:1", "top-k:1")
 # AUC that distillation-LiRA must pass without a promise, and may not with one.
 LEAKS, HOLDS = 0.7, 0.6
 SIZES = {"private": 500, "proxy": 1000, "test": 100}
@@ -107,11 +107,17 @@ def _facts(plain: Membership, private: Membership) -> str:
         next(each.auc for each in one.found if each.seen == "float32" and each.attack == "lira")
         for one in (plain, private)
     ]
-    verdict = "refuted" if private.refuted else "stands"
+    strongest = max((one for one in private.found if one.seen != "model"), key=lambda one: one.auc)
+    verdict = (
+        "The promise is refuted by at least one attack: a bug."
+        if private.refuted
+        else "No threshold of any attack refutes the promise."
+    )
     return (
         f"Distillation-LiRA, from full soft labels on public rows alone: AUC {lira[0]:.3f} without a promise (above "
-        f"{LEAKS} is leaking), {lira[1]:.3f} at epsilon {EPSILON:g} (target: under {HOLDS}). The promise {verdict} at "
-        f"every threshold of every attack. {plain.shadows} attacked models of {plain.records // 2} rows each out of "
+        f"{LEAKS} is leaking), {lira[1]:.3f} at epsilon {EPSILON:g} (target: under {HOLDS}); of all "
+        f"attacks on labels `{strongest.attack}` on `{strongest.seen}` is the strongest there, {strongest.auc:.3f}. "
+        f"{verdict} {plain.shadows} attacked models of {plain.records // 2} rows each out of "
         f"{plain.records}; 95 % intervals; delta 1e-5, record, zero-out, DP-SGD with settings that were not tuned; "
         f"{machine()}."
     )

@@ -2,7 +2,8 @@
 
     python simulations/benchmarks/secure_sum.py [--write]
 
-Every message is real bytes. Clients drop out at the worst moment: after they shared their keys, before their input.
+Every message is real bytes; clients know each other by signed keys and sign who is in the sum. They drop out at the
+worst moment: after they shared their keys, before their input.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from privacy.noise import OsEntropy
 from privacy.secure_sum import client, server
 from privacy.secure_sum.client_state import ClientState
+from privacy.secure_sum.keys import identity_key
 from privacy.secure_sum.messages import invitation
 from privacy.secure_sum.session import Session, Site
 from privacy.secure_sum.sheet import Int64, Sheet
@@ -51,6 +53,9 @@ class Round:
         names = tuple(f"site-{index:04}" for index in range(clients))
         self.session = Session(secrets.token_hex(16), 1, secrets.token_hex(16), names, 2 * clients // 3 + 1)
         self.meter, self._states = Meter(), dict.fromkeys(names, b"")
+        keys = {name: secrets.token_bytes(32) for name in names}
+        registry = {name: identity_key(key) for name, key in keys.items()}
+        self.sites = {name: Site(name, registry=registry, identity=key, agreement=True) for name, key in keys.items()}
 
     def answers(
         self, requests: Iterable[tuple[str, bytes]], step: Callable[[str, bytes, bytes], tuple[ClientState, bytes]]
@@ -68,12 +73,12 @@ class Round:
         """All stages; the last `gone` clients send no input."""
         meter, session, entropy = self.meter, self.session, OsEntropy()
         first = ((name, invitation(session)) for name in session.clients)
-        joined = self.answers(first, lambda name, _, __: client.join(Site(name), session, entropy))
+        joined = self.answers(first, lambda name, _, __: client.join(self.sites[name], session, entropy))
         keyed = meter.timed("server", lambda: server.keyed(session, joined))
         message = keyed.message
         shares = self.answers(
             ((name, message) for name in keyed.asked),
-            lambda name, state, told: client.share(Site(name), ClientState.from_bytes(state), told, entropy),
+            lambda name, state, told: client.share(self.sites[name], ClientState.from_bytes(state), told, entropy),
         )
         shared = meter.timed("server", lambda: server.shared(keyed, shares))
         left = session.clients[: len(session.clients) - gone]
@@ -82,10 +87,16 @@ class Round:
             lambda name, state, told: client.mask(ClientState.from_bytes(state), told, sheet, steps[name]),
         )
         summing = meter.timed("server", lambda: _summed(shared, sheet, masked))
-        request = server.opening(summing)
+        listed = server.survivors_list(summing)
+        lists = self.answers(
+            ((name, listed) for name in left),
+            lambda name, state, told: client.agree(self.sites[name], ClientState.from_bytes(state), told),
+        )
+        agreement = meter.timed("server", lambda: server.signed_by(summing, lists))
+        request = server.opening(summing, agreement)
         opened = self.answers(
             ((name, request) for name in summing.asked),
-            lambda name, state, told: client.unmask(Site(name), ClientState.from_bytes(state), told),
+            lambda name, state, told: client.unmask(self.sites[name], ClientState.from_bytes(state), told),
         )
         return meter.timed("server", lambda: server.total(summing, opened))
 
@@ -139,8 +150,8 @@ def main() -> None:
     ]
     text = table(heading, rows)
     text += (
-        f"\n\nAll stages of one sum of {ROWS:,} rows x {CLASSES} classes with counts, grid 2^-12; "
-        f"as plain float16 votes a client sends {2 * ROWS * CLASSES / 1e3:.1f} kB; {machine()}."
+        f"\n\nAll five stages, with signatures, of one sum of {ROWS:,} rows x {CLASSES} classes with counts, grid "
+        f"2^-12; as plain float16 votes a client sends {2 * ROWS * CLASSES / 1e3:.1f} kB; {machine()}."
     )
     print(text)
     if arguments.write:

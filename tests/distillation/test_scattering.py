@@ -191,6 +191,38 @@ def test_normalised_maps_do_not_know_the_contrast():
     torch.testing.assert_close(groups.var(2, unbiased=False), torch.ones(3, 9), atol=1e-4, rtol=0.0)
 
 
+def test_a_wave_is_less_a_sixth_of_its_neighbours_on_the_circle():
+    fixed, _ = scattering_maps(2, 8, 12)
+    scattering, inhibition, _ = fixed
+    x = scattering(images(9, 3, 2, 8, 12))
+    told = inhibition(x)
+
+    def less(maps, axis):
+        return np.stack(
+            [maps.take(t, axis) - (maps.take((t - 1) % 8, axis) + maps.take((t + 1) % 8, axis)) / 6 for t in range(8)],
+            axis,
+        )
+
+    for channel in range(2):
+        before, after = (maps[:, channel * 81 : (channel + 1) * 81].double().numpy() for maps in (x, told))
+        np.testing.assert_array_equal(after[:, 0], before[:, 0])
+        for first in (1, 9):
+            expected = less(before[:, first : first + 8], 1)
+            np.testing.assert_allclose(after[:, first : first + 8], expected, atol=1e-6)
+        grid = less(less(before[:, 17:].reshape(3, 8, 8, 2, 3), 1), 2)
+        np.testing.assert_allclose(after[:, 17:], grid.reshape(3, 64, 2, 3), atol=1e-6)
+
+
+def test_inhibition_loses_nothing_and_leaves_what_all_directions_share():
+    # On the circle, a pattern of frequency f is multiplied by 1 - cos(2 pi f / 8) / 3: by 2/3 to 4/3, never by 0.
+    inhibition = scattering_maps(1, 8, 8)[0][1]
+    gains = 1 - np.cos(2 * np.pi * np.arange(8) / 8) / 3
+    x = torch.zeros(1, 81, 1, 1)
+    for frequency in range(8):
+        x[0, 1:9, 0, 0] = torch.cos(2 * torch.pi * frequency * torch.arange(8) / 8)
+        torch.testing.assert_close(inhibition(x)[0, 1:9], gains[frequency] * x[0, 1:9], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["scatter-linear", "scatter-cnn"])
 def test_a_blank_image_has_features_and_gradients(name):
     model = build_model(name, (1, 8, 8), 3, 0)
