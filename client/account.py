@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
+from client.marker import Marker
 from client.promise import Promise
-from privacy.ledger import BudgetExceeded, Head, Ledger, LedgerError, ReleaseLost, Request, Sealed, Terms, Token
-from privacy.policy import PolicyError
+from privacy.ledger import BudgetExceeded, Head, Ledger, LedgerRolledBack, ReleaseLost, Request, Sealed, Token
 from strategies.messages import LedgerHead, RoundPlan
 
 # An attempt more for each time that the process died; a site that dies more often has another problem.
@@ -22,28 +19,46 @@ class Account:
     Args:
         ledger: open.
         promise: what each record is promised.
+        client: the site's name.
+        marker: says beside the private rows into which ledger they pay.
+        parent: the ledger that this one was made from; None without one.
         pay_again: whether an answer that was paid for and lost is paid for once more, or its round is skipped.
     """
 
-    def __init__(self, ledger: Ledger, promise: Promise, client: str, *, pay_again: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, promise: Promise, client: str, marker: Marker, parent: Path | None, *, pay_again: bool
+    ) -> None:
         self._ledger, self._promise, self._client, self._pay_again = ledger, promise, client, pay_again
+        self._marker, self._parent = marker, parent
         self._token: Token | None = None
         self._head: Head | None = None
 
+    @property
+    def data_set(self) -> str:
+        """Whose ledger this is."""
+        return self._ledger.data_set
+
     def check(self, told: LedgerHead | None) -> None:
-        """Compare the coordinator's echo with the chain here.
+        """Compare the coordinator's echo with the chain here, or with the one that it goes on from.
 
         Raises:
             LedgerRolledBack: this is not the ledger that it was told of.
         """
-        if told is not None:
+        if told is None:
+            return
+        try:
             self._ledger.check(told.seq, told.digest)
+        except LedgerRolledBack:
+            if self._parent is None:
+                raise
+            with Ledger.open(self._parent, durable=self._marker.durable) as parent:
+                parent.check(told.seq, told.digest)
 
     def spend(self, plan: RoundPlan, plan_sha256: str, *, first: bool) -> bytes | None:
         """Pay for the answer to a plan.
 
         Args:
-            first: whether it is the first answer of its run.
+            first: whether the model begins anew for it: the first of its run, or the first under this promise.
 
         Returns:
             None once it is paid for; or the bytes that this plan was answered with before.
@@ -69,13 +84,14 @@ class Account:
             if isinstance(paid, Sealed):
                 return paid.payload
             self._token, self._head = paid, self._ledger.head()
+            self._marker.write(self.data_set, first=self._ledger.count() == 1)
             return None
         raise BudgetExceeded(f"round {plan.round} was paid for {_MOST_ATTEMPTS} times and never answered: find out why")
 
     @property
     def spent(self) -> str:
-        """What pays for this answer, as the site's state keeps it: number and key of a row."""
-        return "" if self._token is None else f"{self._token.seq}:{self._token.key.hex()}"
+        """What pays for this answer, as the site's state keeps it: number and key of a row, and whose ledger."""
+        return "" if self._token is None else f"{self._token.seq}:{self._token.key.hex()}:{self.data_set}"
 
     def settle(self, spent: str, answer: bytes) -> None:
         """Seal an answer that the site's state kept, if the process died before it was sealed.
@@ -86,8 +102,11 @@ class Account:
         Raises:
             LedgerError: it could not be kept, or this is not the ledger that paid for it.
         """
-        seq, _, key = spent.partition(":")
-        token = self._ledger.unsealed(int(seq), bytes.fromhex(key)) if spent else None
+        if not spent:
+            return
+        seq, key, data_set = spent.split(":")
+        # What a parent paid for is its own to seal, and it is closed.
+        token = self._ledger.unsealed(int(seq), bytes.fromhex(key)) if data_set == self.data_set else None
         if token is not None:
             self._ledger.store(token, answer)
 
@@ -105,47 +124,3 @@ class Account:
         if self._token is not None:
             self._ledger.store(self._token, answer)
             self._token = None
-
-
-class Book:
-    """A site's ledger, found or made when the first answer needs it.
-
-    Args:
-        path: of the file.
-        promise: what each record is promised.
-        client: the site's name.
-        pay_again: see Account.
-        durable: whether it must survive a power cut.
-    """
-
-    def __init__(self, path: Path, promise: Promise, client: str, *, pay_again: bool, durable: bool) -> None:
-        self._path, self._promise, self._client = path, promise, client
-        self._pay_again, self._durable = pay_again, durable
-        self._ledger: Ledger | None = None
-
-    @contextmanager
-    def opened(self) -> Iterator[Account]:
-        """The account for one answer; the file is closed in between.
-
-        Raises:
-            PolicyError: the ledger refused, with the code that may leave.
-        """
-        try:
-            if self._ledger is None:
-                self._ledger = Ledger.open_or_create(self._path, self._terms(), durable=self._durable)
-            with self._ledger as ledger:
-                yield Account(ledger, self._promise, self._client, pay_again=self._pay_again)
-        except LedgerError as error:
-            self._ledger = None
-            raise PolicyError(error.code, str(error)) from error
-
-    def _terms(self) -> Terms:
-        """The promise's terms; what was computed for them when the ledger was made is not computed again."""
-        terms = self._promise.terms()
-        if not self._path.exists():
-            return terms
-        with Ledger.open(self._path, durable=False) as ledger:
-            made = ledger.terms
-        if terms.mode == made.mode == "filter":
-            terms = replace(terms, order=made.order)
-        return terms if self._promise.epsilon_given or made.epsilon is None else replace(terms, epsilon=made.epsilon)

@@ -96,6 +96,9 @@ class PrivacySection(PromiseSection):
     rounds: Count = 0
     # One file a data set; it and the private rows belong together.
     ledger: str = "ledger.sqlite"
+    # The ledger of rows that these share records with: a copy, a part, a newer version. `ledger` begins with all that
+    # it has spent, and it answers no more.
+    parent: str = ""
     # An answer that was paid for and lost with its process: skip the round, or pay for another one.
     lost: Literal["skip", "pay-again"] = "skip"
     # Noise from the seed instead of the operating system: for simulations, NOT PRIVATE.
@@ -105,6 +108,8 @@ class PrivacySection(PromiseSection):
     def _check_size(self) -> PrivacySection:
         if self.epsilon is None and not self.noise_multiplier:
             raise ValueError("give epsilon, noise_multiplier, or both: nothing says how much noise there must be")
+        if self.parent and self.parent == self.ledger:
+            raise ValueError(f"parent={self.parent!r} is the ledger itself: name another `ledger` for its child")
         return self
 
 

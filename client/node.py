@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from client.account import Account, Book
+from client.account import Account
+from client.book import Book
 from client.config import SelectorSection, SiteConfig, load_site
 from client.data import load_private
 from client.identity import Peers, peers_of
 from client.learners import Learner, check_learner, fresh_learner, noisy_votes
 from client.limits import check_again, check_plan
+from client.marker import taken_out
 from client.memory import Memory
 from client.promise import Promise, promise_of
 from client.refusing import refused, unreadable
@@ -23,6 +25,7 @@ from client.secure import SecureSums, noisy_input
 from client.state import SiteState, StateError, StateStore
 from client.statistics import class_counts, class_tables, competence_of
 from client.teaching import empty_table, teacher_of
+from client.trained import Trained
 from distillation.data import Proxy, Samples, load_proxy
 from distillation.ensemble import Ensemble
 from distillation.learner import Diverged, TorchLearner
@@ -49,12 +52,12 @@ class Node:
         proxy: the public set.
         private: the site's rows.
         store: where its model survives.
-        ledger: file of what was paid, where the site's file promises privacy.
+        folder: of the site's file, which the paths in it start from; None: rows in memory, and no promise.
         peers: who may be in its sums, where the site's file names a registry.
         durable: whether the ledger must survive a power cut.
 
     Raises:
-        SiteConfigError: a promise that cannot be kept.
+        SiteConfigError: a promise that cannot be kept, or that is not the one that this site has given.
     """
 
     def __init__(
@@ -63,21 +66,21 @@ class Node:
         proxy: Proxy,
         private: Samples,
         store: StateStore,
-        ledger: Path | None = None,
+        folder: Path | None = None,
         peers: Peers | None = None,
         *,
         durable: bool = True,
     ) -> None:
         self._config, self._proxy, self._private, self._store = config, proxy, private, store
         self._promise = promise_of(config, len(private), len(proxy.classes))
-        self._book: Book | None = None
-        if self._promise is not None and config.privacy is not None:
-            if ledger is None:
-                raise ValueError(f"site {config.site!r} promises privacy and has no ledger: name its file")
-            again = config.privacy.lost == "pay-again"
-            self._book = Book(ledger, self._promise, config.site, pay_again=again, durable=durable)
+        if self._promise is not None and folder is None:
+            raise ValueError(f"site {config.site!r} promises privacy and has no place for a ledger: name its folder")
+        self._book = None if folder is None else Book.of(config, self._promise, folder, durable=durable)
+        self._trained = Trained.of(config, private, self._promise)
         self._learner, self._last = self._remembered()
-        if self._promise is not None and not self._last.plan_sha256:
+        if config.privacy is None and self._last.ledger:
+            raise taken_out(self._last.ledger)
+        if self._promise is not None and not self._last.trained:
             check_learner(config, proxy, self._promise)
         self._unsure = False
         self._sums = SecureSums(self, config.policy, self._promise, peers)
@@ -99,8 +102,7 @@ class Node:
         proxy = proxy or load_proxy(folder / config.proxy)
         private = load_private(folder / config.private, config.target, proxy)
         store = StateStore(folder / config.state, durable=durable)
-        ledger = None if config.privacy is None else folder / config.privacy.ledger
-        return cls(config, proxy, private, store, ledger, peers_of(config, folder), durable=durable)
+        return cls(config, proxy, private, store, folder, peers_of(config, folder), durable=durable)
 
     @property
     def name(self) -> str:
@@ -195,9 +197,11 @@ class Node:
         self, plan: RoundPlan, asked_sha256: str, account: Account | None, *, counted: bool, summed: bool
     ) -> bytes:
         """An answer that this site's state does not hold."""
-        last = self._last
-        first = last.run != plan.run
-        memory = Memory() if first else Memory.of_tensors(last.memory)
+        last, paid_by = self._last, "" if account is None else account.data_set
+        # What has learnt private rows under another promise, or none, is nothing to go on from.
+        trained = self._trained.paid_by(paid_by)
+        first = last.run != plan.run or last.trained != trained
+        memory = Memory() if last.run != plan.run else Memory.of_tensors(last.memory)
         # Whether a difference fits takes no private row to see. To choose among several teachers takes this site's own
         # votes, and so comes after the count.
         taught = self._taught(plan, memory) if len(plan.teachers) <= 1 else None
@@ -206,7 +210,8 @@ class Node:
             return sent
         try:
             if not counted:
-                self._keep(counted=last.counted + 1, counted_sha256=asked_sha256, failed="")
+                count = last.counted + 1
+                self._keep(counted=count, counted_sha256=asked_sha256, failed="", ledger=paid_by or last.ledger)
             if first:
                 self._begin(plan)
             report, memory = self._vote(plan, memory, taught, first=first)
@@ -221,6 +226,8 @@ class Node:
                 plan_sha256=asked_sha256,
                 answer=answer,
                 spent="" if account is None else account.spent,
+                ledger=paid_by or last.ledger,
+                trained=trained,
                 learner=self._learner.state(),
                 memory=memory.tensors(),
             )
@@ -240,14 +247,14 @@ class Node:
         if self._book is None:
             yield None
             return
-        with self._book.opened() as account:
+        with self._book.opened(self._last.ledger, self._last.counted) as account:
             yield account
 
     def _keep(self, **changed: Any) -> None:
         """Save the state with these fields changed; without `learner` the model is that of the last answer."""
         last = self._last
         # Before the first answer there is no model to keep, and the owner may still name another.
-        changed.setdefault("learner", self._learner.state() if last.plan_sha256 else {})
+        changed.setdefault("learner", self._learner.state() if last.trained else {})
         state = replace(last, revision=last.revision + 1, **changed)
         self._store.save(state, after=last.revision)
         # The weights are in the learner and on disk; a third copy would only cost memory.
@@ -378,8 +385,9 @@ class Node:
         return fresh_learner(self._config, self._proxy, self._private, self._promise)
 
     def _remembered(self) -> tuple[Learner, SiteState]:
-        """The model as the last answer left it, or a fresh one."""
+        """The model as the last answer left it, or a fresh one where that learnt under another promise."""
         learner, state = self.fresh(), self._store.load() or SiteState()
-        if state.plan_sha256:
-            learner.restore(state.learner)
+        if not self._trained.goes_on_from(state.trained):
+            return learner, replace(state, learner={}, trained="")
+        learner.restore(state.learner)
         return learner, replace(state, learner={})

@@ -73,7 +73,7 @@ class Promise:
         return DrawnNoise(Draw(SeededEntropy(seed, self.name) if self.seeded else OsEntropy()))
 
     def answer(self, rows: int, *, first: bool) -> Events:
-        """The price of one answer with `rows` votes; `first` of its run."""
+        """The price of one answer with `rows` votes; `first`: for which the model begins anew."""
         training = self.training
         if training is None:
             return self.mechanism.events(rows)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from distillation.export import locked, write_atomically
 
-_SCHEMA = "5"
+_SCHEMA = "6"
 _MEMORY = "memory."
 
 
@@ -33,7 +33,9 @@ class SiteState:
         failed: the code that it was refused with; "" where it was answered, is under way, or died with its process.
         revision: how often the state was saved: two processes of one site notice each other by it.
         answer: the bytes that were sent; the same plan again gets the same ones.
-        spent: what paid for them: number and key of a row of the site's ledger, "" where nothing did.
+        spent: what paid for them, see client.account; "" where nothing did.
+        ledger: data set whose ledger has paid for an answer; "" where none ever has.
+        trained: under what the model has learnt, see client.trained; "" where it has learnt nothing.
         learner: what TorchLearner.state() returned after that answer; empty before the first.
         memory: what else the site remembers of this run, as named tensors: see client.memory.
         sums: this site's part in secure sums, keys and shares among it: see client.secure.
@@ -48,6 +50,8 @@ class SiteState:
     revision: int = 0
     answer: bytes = b""
     spent: str = ""
+    ledger: str = ""
+    trained: str = ""
     learner: Mapping[str, torch.Tensor] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sums: bytes = field(default=b"", repr=False)
@@ -88,6 +92,8 @@ class StateStore:
                 int(told["revision"]),
                 tensors.pop("answer").numpy().tobytes(),
                 told["spent"],
+                told["ledger"],
+                told["trained"],
                 {key: value for key, value in tensors.items() if not key.startswith(_MEMORY)},
                 {key.removeprefix(_MEMORY): value for key, value in tensors.items() if key.startswith(_MEMORY)},
                 sums,
@@ -115,6 +121,8 @@ class StateStore:
             "failed": state.failed,
             "revision": str(state.revision),
             "spent": state.spent,
+            "ledger": state.ledger,
+            "trained": state.trained,
         }
         said = {"answer": state.answer, "sums": state.sums}
         told_bytes = {name: torch.tensor(np.frombuffer(data, np.uint8)) for name, data in said.items()}

@@ -66,6 +66,18 @@ def forget():
     return _forget
 
 
+def _start_anew(site_file):
+    """The site, its ledger and what says so beside its rows are gone."""
+    for path in ("state/state.safetensors", "ledger.sqlite", "private.safetensors.ledger"):
+        (site_file.parent / path).unlink()
+
+
+@pytest.fixture
+def start_anew():
+    """A function: a site of which nothing but its file and its rows is left."""
+    return _start_anew
+
+
 def _code_of(node, plan):
     answer = decode_answer(node.answer(encode_plan(plan)))
     assert isinstance(answer, Refusal)

@@ -111,23 +111,21 @@ def test_the_same_plan_gets_the_bytes_that_were_sent_even_if_the_sites_state_is_
     assert kinds(site_file) == ["OPEN", "PLAN", "SPENT", "SEALED"]
 
 
-def test_noise_that_is_not_seeded_is_never_the_same(site_file, make_plan, promise, votes):
+def test_noise_that_is_not_seeded_is_never_the_same(site_file, make_plan, promise, votes, start_anew):
     promise(seeded=False)
     plan = make_plan(site_file)
     told = []
     for _ in range(2):
         told.append(votes(Node.open(site_file).answer(encode_plan(plan)), plan.ask_rows))
-        shutil.rmtree(site_file.parent / "state")
-        (site_file.parent / "ledger.sqlite").unlink()
+        start_anew(site_file)
     assert np.abs(told[0] - told[1]).max() > 1e-3
 
 
-def test_seeded_noise_is_that_of_the_phase_and_comes_back(site_file, make_plan, plans, promise):
+def test_seeded_noise_is_that_of_the_phase_and_comes_back(site_file, make_plan, plans, promise, start_anew):
     promise()
     all_plans = [encode_plan(plan) for plan in plans(site_file, make_plan, 3)]
     restarted = [Node.open(site_file).answer(blob) for blob in all_plans]
-    shutil.rmtree(site_file.parent / "state")
-    (site_file.parent / "ledger.sqlite").unlink()
+    start_anew(site_file)
     node = Node.open(site_file)
     # The ledger's UUID is another one, and so are its heads; all else is the same.
     told = [decode_answer(node.answer(blob)) for blob in all_plans]
@@ -215,6 +213,7 @@ def test_a_ledger_that_was_deleted_is_missed_by_the_sites_own_state(site_file, m
     first, second = plans(site_file, make_plan, 2)
     Node.open(site_file).answer(encode_plan(first))
     (site_file.parent / "ledger.sqlite").unlink()
+    (site_file.parent / "private.safetensors.ledger").unlink()
     assert [code_of(Node.open(site_file), plan) for plan in (second, first)] == 2 * ["ledger_rolled_back"]
 
 
@@ -352,7 +351,11 @@ def test_the_ledger_is_flushed_to_the_disk_where_a_power_cut_matters(site_file, 
     Node.open(site_file).answer(encode_plan(make_plan(site_file)))
     assert "PRAGMA synchronous=2" in asked
     asked.clear()
-    Node.open(site_file, durable=False).answer(encode_plan(make_plan(site_file, round=2)))
+    Node.open(site_file).answer(encode_plan(make_plan(site_file, round=2)))  # a ledger that is there already
+    assert "PRAGMA synchronous=2" in asked
+    assert "PRAGMA synchronous=0" not in asked
+    asked.clear()
+    Node.open(site_file, durable=False).answer(encode_plan(make_plan(site_file, round=3)))
     assert "PRAGMA synchronous=0" in asked
     assert "PRAGMA synchronous=2" not in asked
 

@@ -21,6 +21,9 @@ def state(**changed):
         "failed": "diverged",
         "revision": 1,
         "answer": b"answer",
+        "spent": "5:ab:cd",
+        "ledger": "cd",
+        "trained": "{}",
         "learner": {"model.w": torch.full((4, 2), 1.5)},
         "memory": {"told.round": torch.tensor(2)},
     }
@@ -33,7 +36,19 @@ def test_what_was_saved_comes_back(tmp_path, durable):
     assert store.load() is None
     store.save(state(), after=0)
     got, kept = StateStore(tmp_path / "new", durable=durable).load(), state()
-    for name in ("run", "round", "plan_sha256", "counted", "counted_sha256", "failed", "revision", "answer"):
+    for name in (
+        "run",
+        "round",
+        "plan_sha256",
+        "counted",
+        "counted_sha256",
+        "failed",
+        "revision",
+        "answer",
+        "spent",
+        "ledger",
+        "trained",
+    ):
         assert getattr(got, name) == getattr(kept, name)
     for name in ("learner", "memory"):
         assert {key: value.tolist() for key, value in getattr(got, name).items()} == {
@@ -75,7 +90,7 @@ def test_another_schema_is_an_error(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"answer": torch.zeros(1, dtype=torch.uint8)}, tmp_path / "state.safetensors", {"schema": "9"})
-    with pytest.raises(StateError, match="schema '9' and this version reads '5': finish the run"):
+    with pytest.raises(StateError, match="schema '9' and this version reads '6': finish the run"):
         StateStore(tmp_path, durable=False).load()
 
 
