@@ -11,9 +11,10 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 
 import server.app
 from client.app import site_of
-from client.config import PrivacySection
+from client.config import PrivacySection, load_site, write_site
 from client.edge import CONSULT, HELLO, REFUSED, Hello, pack, unpack
 from client.node import Node
+from distillation.data import Samples, load_samples, save_samples
 from server.app import CohortError, FlowerCohort, Silent, exchange, serve
 from server.checkpoint import CheckpointError, load_progress
 from server.config import FederationConfig, write_job
@@ -91,6 +92,51 @@ def test_an_exception_at_a_site_leaves_no_text(
     monkeypatch.setattr("client.config.load_site", broken)
     assert dict(exchange(grid, HELLO, {1000: b""}, 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
     assert len(grid.carried) == 2
+    assert not any(CANARY.encode() in told for told in grid.carried)
+
+
+def bad_label(home: Path) -> None:
+    path = home / "private.safetensors"
+    samples = load_samples(path)
+    labels = samples.labels.clone()
+    labels[3] = 7
+    save_samples(path, Samples(samples.features.clone(), labels))
+
+
+def text_among_numbers(home: Path) -> None:
+    (home / "rows.csv").write_text("x,y,label\n1.0,2.0,a\npatient-4711,3.0,b\n")
+    site = load_site(home / "site.toml").model_copy(update={"private": "rows.csv", "target": "label"})
+    write_site(home / "site.toml", site)
+
+
+def another_ledger(home: Path) -> None:
+    (home / "private.safetensors.ledger").write_text('{"data_set": "another", "ledger": "patient-4711"}')
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        bad_label,
+        text_among_numbers,
+        another_ledger,
+        lambda home: (home / "private.safetensors").unlink(),
+        lambda home: (home / "site.toml").write_text("site = "),
+        lambda home: (home / "../../proxy/proxy.json").write_text("{"),
+    ],
+)
+def test_a_fault_of_the_rows_looks_as_any_other_fault_of_a_sites_set_up(
+    make_sites: Any, make_grid: Any, make_plan: Any, tmp_path: Path, fault: Callable[[Path], None]
+) -> None:
+    privacy = PrivacySection(noise_multiplier=2.0, rounds=4, seeded=True)
+    site_file = make_sites(1, privacy=privacy)["site-0"]
+    plan, grid = encode_plan(make_plan(site_file)), make_grid([site_file])
+    fault(site_file.parent)
+    seen: list[Any] = []
+    grid.spoil[1000] = lambda _, reply: seen.append(reply) or reply
+    for _ in range(2):
+        assert dict(exchange(grid, CONSULT, {1000: plan}, 1.0)) == {1000: Silent("crashed", f"code {REFUSED}")}
+    assert {(reply.error.code, reply.error.reason) for reply in seen} == {(REFUSED, "refused")}
+    assert not any(reply.has_content() for reply in seen)
     assert not any(CANARY.encode() in told for told in grid.carried)
 
 
