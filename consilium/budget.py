@@ -132,6 +132,9 @@ def _ledger(ledger: Ledger) -> dict[str, Any]:
     last = ledger.events(runs[-1]) if runs else ()
     return {
         "data_set": ledger.data_set,
+        "parent": ledger.lineage[1] if len(ledger.lineage) > 1 else None,
+        "child": ledger.child or None,
+        "unpaid_before": ledger.unpaid_before,
         "mode": terms.mode,
         "unit": terms.unit,
         "group_size": terms.group_size,
@@ -174,6 +177,7 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
     console.print(path, style="bold", highlight=False, markup=False, soft_wrap=True)
     if told["seeded"]:
         console.print("  SIMULATION, NOT PRIVATE: its noise can be computed again", style="bold red")
+    _print_relations(console, told)
     if told["mode"] == "count":
         console.print(f"  {told['answers']} answers, none of them accounted for", highlight=False)
         return
@@ -184,8 +188,9 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
     total = f"epsilon {shown(told['epsilon_total'])} at delta {told['delta_total']:.4g}"
     charged = f"epsilon {shown(told['epsilon_charged'])} at delta {told['delta_charged']:.4g}"
     console.print(f"  total    {total}; {promise}", highlight=False, soft_wrap=True)
-    alone = f"the answers given so far alone would cost {shown(told['epsilon_of_releases'])}"
-    console.print(f"  charged  {charged}; {alone}", highlight=False, soft_wrap=True)
+    drawn = f"{shown(told['epsilon_of_releases'])} drawn so far, which is no promise"
+    refunds = f"for good: stopping early refunds nothing ({drawn})"
+    console.print(f"  charged  {charged}, {refunds}", highlight=False, soft_wrap=True)
     left = told["answers_left"]
     more = "none was given yet" if left is None else f"{left} more like the last one"
     console.print(f"  answers  {told['answers']}; {more}", highlight=False)
@@ -196,6 +201,19 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
         table.add_row(run, str(one["answers"]), "; ".join(map(_event_text, one["events"])))
     console.print(table)
     console.print(f"  ledger {told['ledger_seq']}:{told['ledger_head'][:16]}, every row checked\n", highlight=False)
+
+
+def _print_relations(console: Console, told: dict[str, Any]) -> None:
+    """What this ledger goes on from, what goes on from it, and what no ledger has paid for."""
+    if told["unpaid_before"]:
+        unpaid = f"{told['unpaid_before']} answers went before the first ledger of these records: nothing covers them"
+        console.print(f"  unpaid   {unpaid}", style="bold red", highlight=False, soft_wrap=True)
+    if told["parent"]:
+        parent = f"data set {told['parent']}: what it has spent is in here"
+        console.print(f"  parent   {parent}", highlight=False, soft_wrap=True)
+    if told["child"]:
+        child = f"data set {told['child']} goes on from here; this ledger answers no more"
+        console.print(f"  child    {child}", style="bold", highlight=False, soft_wrap=True)
 
 
 def _event_text(event: list[Any]) -> str:

@@ -1,13 +1,14 @@
 """`consilium budget`: what was spent and is left, checked row by row, and what a plan would cost."""
 
 import json
+import re
 import shlex
 import sqlite3
 
 import pytest
 from typer.testing import CliRunner
 
-from client.config import PolicySection, PrivacySection, SiteConfig, TrainingSection
+from client.config import PolicySection, PrivacySection, SiteConfig, TrainingSection, load_site, write_site
 from client.node import Node
 from client.promise import promise_of
 from consilium.budget import ledgers_in
@@ -101,6 +102,40 @@ def test_a_file_that_is_no_ledger_is_not_called_a_broken_one(tmp_path, name, con
     assert says in done.stderr
     assert "broken (" not in done.stderr
     assert "Field required" not in done.stderr
+
+
+def test_what_was_drawn_so_far_cannot_be_quoted_as_the_promise(site):
+    with Ledger.open(site.parent / "ledger.sqlite") as ledger:
+        charged, drawn = ledger.charged()[0], ledger.epsilon()
+    assert drawn < charged - 0.1
+    (line,) = (line for line in invoke("show", site).output.splitlines() if line.startswith("  charged"))
+    said = r"epsilon [\d.]+ at delta 1e-05, for good: stopping early refunds nothing"
+    assert re.fullmatch(rf"  charged  {said} \([\d.]+ drawn so far, which is no promise\)", line)
+
+
+def test_what_goes_on_from_what_and_what_nobody_paid_is_told(make_sites, make_plan):
+    path = make_sites(1)["site-0"]
+    for round_ in (1, 2):
+        Node.open(path).answer(encode_plan(make_plan(path, round=round_)))
+    told = {}
+    for name, parent in (("old", ""), ("new", "old")):
+        section = PrivacySection(noise_multiplier=3.0, epsilon=4.0, rounds=3, seeded=True, ledger=name, parent=parent)
+        write_site(path, load_site(path).model_copy(update={"privacy": section}))
+        Node.open(path).answer(encode_plan(make_plan(path, round=3 if name == "old" else 4)))
+    for name in ("old", "new"):
+        (told[name],) = json.loads(invoke("show", path.parent / name, "--format", "json").stdout)["data"].values()
+    old, new = (told[name]["data_set"] for name in ("old", "new"))
+    relations = [[told[name][key] for key in ("parent", "child", "unpaid_before")] for name in ("old", "new")]
+    assert relations == [[None, new, 2], [old, None, 2]]
+    assert told["old"]["answers_left"] == 0
+    texts = {name: invoke("show", path.parent / name).output for name in ("old", "new")}
+    assert f"child    data set {new} goes on from here" in texts["old"]
+    assert f"parent   data set {old}: what it has spent is in here" in texts["new"]
+    assert all("2 answers went before the first ledger" in text for text in texts.values())
+
+
+def test_a_ledger_without_relations_says_nothing_of_them(site):
+    assert not re.search(r"^  (unpaid|parent|child) ", invoke("show", site).output, re.MULTILINE)
 
 
 def test_a_ledger_that_was_edited_is_an_integrity_error(site):
