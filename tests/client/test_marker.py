@@ -78,6 +78,19 @@ def test_a_ledger_that_is_gone_is_missed_when_the_site_opens_and_while_it_is_ope
     assert answered(paid, make_plan(paid, round=2))
 
 
+def test_a_site_that_was_open_before_another_ledger_was_paid_into_notices_it(
+    site_file, make_plan, promise, change, code_of
+):
+    change(site_file, state="other")
+    promise(ledger="l2.sqlite")
+    early = Node.open(site_file)
+    change(site_file, state="state")
+    promise()
+    assert answered(site_file, make_plan(site_file))
+    assert code_of(early, make_plan(site_file, round=2)) == "ledger_rolled_back"
+    assert not (site_file.parent / "l2.sqlite").exists()
+
+
 def test_a_ledger_may_move_and_the_marker_follows(paid, make_plan, promise):
     (paid.parent / "ledger.sqlite").rename(paid.parent / "moved.sqlite")
     promise(ledger="moved.sqlite")

@@ -69,6 +69,20 @@ def test_a_site_that_begins_anew_pays_for_its_first_epochs_again(site_file, make
     assert event.count == 3 * (3 + 2)  # 30 rows, 10 a step: warm-up and local epochs
 
 
+def test_a_model_that_an_older_ledger_paid_for_begins_anew_in_its_child(site_file, make_plan, plans, change, promise):
+    change(site_file, training={"distil_epochs": 0, "warmup_epochs": 1})
+    promise(epsilon=8.0, noise_multiplier=30.0)
+    first, second = plans(site_file, make_plan, 2)
+    assert answered(Node.open(site_file), first)
+    before = weights(kept(site_file).learner)
+    promise(epsilon=8.0, noise_multiplier=30.0, ledger="new.sqlite", parent="ledger.sqlite")
+    node = Node.open(site_file)
+    assert torch.equal(weights(node.learner.state()), before)  # whose ledger pays is known when it is open
+    assert answered(node, second)
+    with ledger(site_file, "new.sqlite") as opened:
+        assert opened.events()[0].count == 2 * (3 + 6)  # a warm-up before either answer
+
+
 def test_a_model_is_checked_when_a_promise_is_added(site_file, make_plan, change, promise, monkeypatch):
     from distillation.models import MODELS
 
