@@ -29,7 +29,9 @@ audit_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Config = Annotated[Path | None, typer.Argument(help="The study; handwritten digits at ten sites by default.")]
+Config = Annotated[
+    Path | None, typer.Argument(help="The study, or the folder of a run; handwritten digits by default.")
+]
 Site = Annotated[Path | None, typer.Option(help="A site's own file instead of a study; nothing leaves.")]
 Client = Annotated[str, typer.Option(help="Whose rows; the largest site's by default.")]
 Rounds = Annotated[
@@ -76,7 +78,7 @@ def membership(
         from simulations.probes.audits import membership_of
         from simulations.probes.membership import TREATMENTS, Student
 
-        folder = free_folder(out, "audit-membership")
+        folder = _folder(out, config, "membership")
         console = Console(stderr=reporting is Format.json)
         wanted = _wanted(epsilon, delta, clip_norm, batch_size)
         _one_of(client)
@@ -122,7 +124,7 @@ def one_run(
     with exit_codes(reporting):
         from simulations.probes.audits import one_run_of
 
-        folder = free_folder(out, "audit-one-run")
+        folder = _folder(out, config, "one-run")
         console = Console(stderr=reporting is Format.json)
         _one_of(client)
         chosen = (config, site, client, overrides)
@@ -157,7 +159,7 @@ def label_distribution(
     with exit_codes(reporting):
         from simulations.probes.audits import labels_of
 
-        folder = free_folder(out, "audit-labels")
+        folder = _folder(out, config, "labels")
         console = Console(stderr=reporting is Format.json)
         wanted = _wanted(epsilon, delta, clip_norm, batch_size)
         chosen = (config, site, client, overrides)
@@ -167,7 +169,7 @@ def label_distribution(
             told = {
                 name: {"kl_nats": each.kl_nats, "uniform_kl_nats": each.uniform_kl_nats} for name, each in found.items()
             }
-            print_json("ok", 0, {"sites": told, "out": str(folder)})
+            print_json("ok", 0, {"sites": told, **_where(folder)})
             return
         _print_labels(console, found)
         _end(console, "labels", folder)
@@ -221,7 +223,7 @@ def _subjects(
     """Who is audited: sites of a study, or one site by its own file."""
     import simulations
     from simulations.config import ConfigError, load_config
-    from simulations.probes.audits import site_in, subjects_in
+    from simulations.probes.audits import config_of, site_in, subjects_in
 
     if site is not None:
         if config is not None or client or overrides:
@@ -232,7 +234,10 @@ def _subjects(
     if rounds:
         raise ConfigError(f"--rounds {rounds} goes with --site; a study's are --set federation.rounds={rounds}")
     path = config or Path(simulations.__file__).parent / "configs" / "demo.toml"
-    with subjects_in(load_config(path, overrides or ()), out, _listed(client), wanted) as found:
+    if path.is_dir() and overrides:
+        raise ConfigError(f"{path} is audited as it was run: leave out --set, or name the study's file")
+    study = config_of(path) if path.is_dir() else load_config(path, overrides or ())
+    with subjects_in(study, out, _listed(client), wanted) as found:
         yield found
 
 
@@ -260,7 +265,7 @@ def _one_of(client: str) -> None:
 
 def _print_found(told: dict[str, Any], folder: Path, *, refuted: bool) -> None:
     """The one object; what an audit refutes is no success of what it audits."""
-    print_json("error" if refuted else "ok", REFUTED if refuted else 0, {**told, "out": str(folder)})
+    print_json("error" if refuted else "ok", REFUTED if refuted else 0, {**told, **_where(folder)})
     _exit_if(refuted)
 
 
@@ -362,6 +367,25 @@ def _end(console: Console, kind: str, folder: Path, shown: str = "") -> None:
         _say(console, "These numbers are computed from private rows: to share them is a release.")
     where = f"Results in {folder}" + (f": open {folder / shown}" if shown else "")
     _say(console, f"\n{where}")
+    if (report := _where(folder)["report"]) is not None:
+        _say(console, f"The run's report shows them: open {report}")
+    elif kind != "mechanism":
+        _say(console, f"A run's report shows them if its folder is audited: consilium audit {kind} runs/...")
+
+
+def _folder(out: Path | None, config: Path | None, kind: str) -> Path:
+    """`--out`; of a run's folder a free one in it, where its report finds it; else the next free one under runs/."""
+    if config is not None and config.is_dir():
+        return free_folder(out, kind, config / "audits")
+    return free_folder(out, f"audit-{kind}")
+
+
+def _where(folder: Path) -> dict[str, str | None]:
+    """Where the files are, and the run's report that now shows them; null where they are in no run's folder."""
+    from simulations.probes.audits import shown_in_report
+
+    report = shown_in_report(folder)
+    return {"out": str(folder), "report": None if report is None else str(report)}
 
 
 def _say(console: Console, line: str) -> None:

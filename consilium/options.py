@@ -20,11 +20,11 @@ Strict = Annotated[bool, typer.Option("--strict", help="Exit with 4 if any site'
 Reporting = Annotated[Format, typer.Option("--format", help="json: one object on standard output.")]
 
 
-def free_folder(out: Path | None, stem: str) -> Path:
-    """`--out`, or the next free folder under runs/."""
+def free_folder(out: Path | None, stem: str, under: Path = Path("runs")) -> Path:
+    """`--out`, or the next free folder under runs/ or elsewhere."""
     if out is not None:
         return out
     number = 1
-    while (folder := Path("runs") / f"{stem}-{number}").exists():
+    while (folder := under / f"{stem}-{number}").exists():
         number += 1
     return folder

@@ -16,11 +16,14 @@ from distillation.export import write_atomically
 from distillation.runtime import single_thread
 from privacy.audit.label_inference import LabelInference, infer_labels
 from simulations.config import ConfigError, ExperimentConfig
+from simulations.prepared import read_config
 from simulations.probes.commands import own_folder, study_in, write_csv
 from simulations.probes.mechanisms import Audited, audit_mechanisms
 from simulations.probes.membership import TREATMENTS, Membership, Student, audit_membership
 from simulations.probes.one_run import OneRunFound, audit_one_run
 from simulations.probes.shadows import SiteTraining, Subject, Train, Wanted, asked, trained
+from simulations.reporting.audits_part import FOLDER as AUDITS
+from simulations.reporting.report import write_report
 
 # What each audit can show, and what it cannot: printed under its table.
 SHOWS: dict[str, tuple[str, str]] = {
@@ -46,6 +49,26 @@ SHOWS: dict[str, tuple[str, str]] = {
         "compute; a sensitivity that other neighbours break. A passed audit proves nothing",
     ),
 }
+
+
+def config_of(run: Path) -> ExperimentConfig:
+    """What a run's folder was run with.
+
+    Raises:
+        ConfigError: it holds no run of this version.
+    """
+    try:
+        return read_config(run)
+    except OSError:
+        raise ConfigError(f"{run} holds no run: name a run's folder, or a study's file") from None
+
+
+def shown_in_report(out: Path) -> Path | None:
+    """Write the page of the run in whose folder an audit lies anew; None where there is no page to show it."""
+    run = out.resolve().parent.parent
+    if out.resolve().parent != run / AUDITS or not (run / "run.json").is_file():
+        return None
+    return write_report(run)
 
 
 @contextmanager
@@ -111,7 +134,7 @@ def membership_of(
         on_model=on_model,
     )
     write_csv(out / "membership.csv", [each.row() for each in found.found])
-    _write_json(out / "membership.json", "membership", found.as_json())
+    _write_json(out / "membership.json", "membership", {**found.as_json(), **_wanted(subject)})
     write_roc(out / "membership.svg", found)
     return found
 
@@ -125,7 +148,7 @@ def one_run_of(subject: Subject, out: Path, *, count: int = 500, guesses: int = 
     single_thread()
     found = audit_one_run(subject, _training(subject, seed), count=count, guesses=guesses, seed=seed)
     write_csv(out / "one-run.csv", [found.row()])
-    _write_json(out / "one-run.json", "one-run", found.as_json())
+    _write_json(out / "one-run.json", "one-run", {**found.as_json(), **_wanted(subject)})
     return found
 
 
@@ -156,7 +179,7 @@ def labels_of(
     classes = subjects[0].proxy.classes
     write_csv(out / "labels.csv", [row for name, each in found.items() for row in _class_rows(name, each, classes)])
     told = {name: {**asdict(each), "found": _number(each.found)} for name, each in found.items()}
-    _write_json(out / "labels.json", "labels", {"classes": list(classes), "sites": told})
+    _write_json(out / "labels.json", "labels", {"classes": list(classes), "sites": told, **_wanted(subjects[0])})
     return found
 
 
@@ -195,6 +218,10 @@ def _class_rows(site: str, found: LabelInference, classes: Sequence[str]) -> Ite
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _wanted(subject: Subject) -> dict[str, Any]:
+    return {"wanted": None if subject.wanted is None else asdict(subject.wanted)}
 
 
 def _training(subject: Subject, seed: int) -> Train:

@@ -138,7 +138,7 @@ class Membership:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "found"}
-        told |= {"epsilon": self.epsilon, "refuted": self.refuted}
+        told |= {"epsilon": self.epsilon, "refuted": self.refuted, "strangers": self.strangers}
         told |= {"most_tpr_1": None, "most_tpr_01": None}
         if self.most is not None:
             told |= dict(zip(("most_tpr_1", "most_tpr_01"), self.most, strict=True))

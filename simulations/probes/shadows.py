@@ -68,12 +68,14 @@ class Subject:
         proxy: the public set.
         private: its labelled rows.
         rounds: for how many its model trains.
+        wanted: what its models train with instead of what its file promises; None: as the file says.
     """
 
     config: SiteConfig
     proxy: Proxy
     private: Samples
     rounds: int
+    wanted: Wanted | None = None
 
     @classmethod
     def open(cls, site_file: Path, rounds: int = 0, wanted: Wanted | None = None) -> Subject:
@@ -96,7 +98,7 @@ class Subject:
             config = _promising(config, proxy, wanted, rounds or _rounds(config))
         elif config.privacy is not None:
             config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"seeded": True})})
-        return cls(config, proxy, private, rounds or _rounds(config))
+        return cls(config, proxy, private, rounds or _rounds(config), wanted)
 
     @property
     def labels(self) -> torch.Tensor:

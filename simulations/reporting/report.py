@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.export import write_atomically
+from simulations.reporting.audits_part import Part, audits_part
 from simulations.reporting.comparison import attack_warning, comparison_rows, findings, human_bytes, percent
 from simulations.reporting.figures import (
     CURVES,
@@ -30,8 +31,8 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder.
 
     Args:
-        folder: holds `run.json`, and `metrics.csv` unless the run failed before its first round, and `fedavg.csv` if
-            that baseline was run.
+        folder: holds `run.json`, and `metrics.csv` unless the run failed before its first round, `fedavg.csv` if that
+            baseline was run, and `audits/` if the run was audited.
 
     Returns:
         The page's path.
@@ -51,7 +52,7 @@ def write_report(folder: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(template).render(**_page(run, metrics, fedavg))
+    page = environment.from_string(template).render(**_page(run, metrics, fedavg, audits_part(folder)))
     path = folder / "report.html"
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
@@ -65,7 +66,7 @@ def _read_metrics(path: Path) -> Metrics:
         return [{key: finite(cell) for key, cell in row.items()} for row in csv.DictReader(lines)]
 
 
-def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> dict[str, Any]:
+def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics, audits: Sequence[Part]) -> dict[str, Any]:
     """Everything the template shows; text stays text until the template escapes it."""
     clients: Sequence[Mapping[str, Any]] = (run.get("clients") or {}).get("each") or []
     classes = [str(name) for name in run.get("classes") or []]
@@ -80,6 +81,7 @@ def _page(run: Mapping[str, Any], metrics: Metrics, fedavg: Metrics) -> dict[str
         "comparison": comparison_rows(run),
         "findings": findings(run),
         "privacy": privacy_part(run.get("privacy")),
+        "audits": audits,
         "learning": learning_figure(run, metrics, fedavg) if metrics else "",
         "cost": cost_figure(run, metrics, fedavg) if has_bytes(metrics) else "",
         "counts": counts_figure(counts, clients, classes) if counts else "",

@@ -194,6 +194,72 @@ def test_mechanism_prints_claims_beside_what_was_measured(file):
     assert [each["mechanism"] for each in told["data"]["mechanisms"]] == ["pate"]
 
 
+# --- of a run ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def run(file, inline):
+    """A private run of the study, in the working directory."""
+    from simulations.config import load_config
+    from simulations.experiment import run_experiment
+
+    sets = ["privacy.epsilon=3", 'privacy.mechanism={name="dp-sgd", batch_size=20}']
+    run_experiment(load_config(file, sets), Path("runs/mine"))
+    return Path("runs/mine")
+
+
+def test_an_audit_of_a_runs_folder_is_of_its_promise_and_is_shown_in_its_report(run):
+    assert "<h2>Audits</h2>" not in (run / "report.html").read_text()
+    done = invoke("membership", run, *QUICK)
+    assert_says_what_it_cannot_show(done)
+    assert "Results in runs/mine/audits/membership-1: open runs/mine/audits/membership-1/membership.svg" in done.output
+    assert f"The run's report shows them: open {Path('runs/mine/report.html').resolve()}" in done.output
+    told = json.loads((run / "audits/membership-1/membership.json").read_text())
+    assert (told["epsilon"], told["mechanism"], told["wanted"]) == (3.0, "dp-sgd", None)
+    page = (run / "report.html").read_text()
+    assert "<h2>Audits</h2>" in page
+    for each in told["found"]:
+        assert f"{each['auc']:.3f} ({each['auc_low']:.3f} to {each['auc_high']:.3f})" in page
+        for key in ("tpr_1", "tpr_01"):
+            shown = [f"{100 * each[key + end]:.1f} %" for end in ("", "_low", "_high")]
+            assert "{} ({} to {})".format(*shown) in page
+    # e^3 .01 + 1e-5 and e^3 .001 + 1e-5
+    assert "most that epsilon 3 at delta 1e-05 allows" in page
+    assert (
+        "allows to find 20.1 % of the members at 1 % false alarms and 2.0 % at 0.1 %. No attack refutes that." in page
+    )
+    assert told["cannot_show"] in page.replace("&#39;", "'")
+    assert "to pass this page on releases them" in page
+
+    again = json.loads(invoke("labels", run, "--format", "json").stdout)["data"]
+    assert (again["out"], again["report"]) == ("runs/mine/audits/labels-1", str((run / "report.html").resolve()))
+    own = invoke("one-run", run, "--canaries", "20", "--guesses", "10", "--epsilon", "2", "--batch-size", "20")
+    assert own.exit_code == 0, own.output
+    page = (run / "report.html").read_text()
+    assert page.index("labels-1/labels.json") < page.index("membership-1/membership.json")
+    assert "Its models trained by DP-SGD with epsilon 2, whatever this run promises." in page
+
+
+def test_an_audit_elsewhere_says_how_a_report_would_show_it(file):
+    done = invoke("labels", file, "--out", "found")
+    assert "A run's report shows them if its folder is audited: consilium audit labels runs/..." in done.output
+    assert json.loads(invoke("labels", file, "--format", "json").stdout)["data"]["report"] is None
+
+
+def test_a_run_that_has_not_ended_is_audited_and_has_no_report_yet(run):
+    (run / "run.json").unlink()
+    (run / "report.html").unlink()
+    told = json.loads(invoke("labels", run, "--format", "json").stdout)["data"]
+    assert (told["out"], told["report"]) == ("runs/mine/audits/labels-1", None)
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused_and_a_run_is_not_changed_on_the_way(run):
+    Path("empty").mkdir()
+    assert_refused(invoke("labels", "empty"), 2, "empty holds no run: name a run's folder, or a study's file")
+    done = invoke("labels", run, "--set", "client.local_epochs=3")
+    assert_refused(done, 2, "runs/mine is audited as it was run: leave out --set, or name the study's file")
+    assert list(Path("empty").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
