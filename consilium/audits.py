@@ -187,6 +187,7 @@ def mechanism(
     """Does the noise match the claim? Every mechanism, many times, on two made-up neighbours."""
     with exit_codes(reporting):
         from privacy.accounting import round_up
+        from privacy.statement import shown_delta
         from simulations.probes.audits import mechanisms_of
 
         folder = free_folder(out, "audit-mechanism")
@@ -204,7 +205,7 @@ def mechanism(
             numbers = (round_up(each.claimed), each.epsilon_low, each.gaussian_epsilon_low)
             table.add_row(each.mechanism, each.unit, *(f"{number:.4f}" for number in numbers), verdict)
         console.print(table)
-        console.print(f"{runs} releases of each neighbour, delta {found[0].delta:g}, 95 %", highlight=False)
+        console.print(f"{runs} releases of each neighbour, delta {shown_delta(found[0].delta)}, 95 %", highlight=False)
         _end(console, "mechanism", folder)
         print_next(console, "consilium audit one-run --epsilon 3")
         _exit_if(refuted)
@@ -287,6 +288,7 @@ def _wanted(epsilon: float | None, delta: float, clip_norm: float, batch_size: i
 
 def _print_membership(console: Console, found: Membership) -> None:
     from privacy.accounting import round_up
+    from privacy.statement import shown_delta
 
     headings = ("seen", "attack", "AUC", "TPR 1 %", "TPR 0.1 %", "epsilon >")
     table = _table(headings, left=(0, 1))
@@ -321,7 +323,7 @@ def _print_membership(console: Console, found: Membership) -> None:
     bound = " and ".join(f"{most:.1%} at {alarms}" for most, alarms in zip(found.most, ("1 %", "0.1 %"), strict=True))
     shown = round_up(found.epsilon)
     verdict = "an attack found more: the promise is refuted" if found.refuted else "no attack found more"
-    _say(console, f"epsilon {shown:.4f}, delta {found.delta:g} allow to find {bound}: {verdict}")
+    _say(console, f"epsilon {shown:.4f}, delta {shown_delta(found.delta)} allow to find {bound}: {verdict}")
 
 
 def _percents(value: float, low: float, high: float) -> str:
@@ -330,6 +332,7 @@ def _percents(value: float, low: float, high: float) -> str:
 
 def _print_one_run(console: Console, found: OneRunFound) -> None:
     from privacy.accounting import round_up
+    from privacy.statement import shown_delta
 
     told = found.audit
     headings = ("site", "model", "canaries", "guesses", "right", "epsilon at least", "claimed", "most it could show")
@@ -345,7 +348,7 @@ def _print_one_run(console: Console, found: OneRunFound) -> None:
         verdict = "the claim is refuted"
     else:
         verdict = "the claim stands"
-    _say(console, f"{verdict} (delta {told.delta:g}, {1 - told.significance:.0%})")
+    _say(console, f"{verdict} (delta {shown_delta(told.delta)}, {1 - told.significance:.0%})")
 
 
 def _print_labels(console: Console, found: dict[str, LabelInference]) -> None:

@@ -181,12 +181,12 @@ def _print_ledger(console: Console, path: str, told: dict[str, Any]) -> None:
     if told["mode"] == "count":
         console.print(f"  {told['answers']} answers, none of them accounted for", highlight=False)
         return
-    from privacy.statement import shown
+    from privacy.statement import shown, shown_delta
 
     unit = told["unit"] if told["group_size"] == 1 else f"any {told['group_size']} records together"
     promise = f"{unit}, {told['adjacency'].replace('_', '-')}, composed by {told['mode']}"
-    total = f"epsilon {shown(told['epsilon_total'])} at delta {told['delta_total']:.4g}"
-    charged = f"epsilon {shown(told['epsilon_charged'])} at delta {told['delta_charged']:.4g}"
+    total = f"epsilon {shown(told['epsilon_total'])} at delta {shown_delta(told['delta_total'])}"
+    charged = f"epsilon {shown(told['epsilon_charged'])} at delta {shown_delta(told['delta_charged'])}"
     console.print(f"  total    {total}; {promise}", highlight=False, soft_wrap=True)
     drawn = f"{shown(told['epsilon_of_releases'])} drawn so far, which is no promise"
     refunds = f"for good: stopping early refunds nothing ({drawn})"

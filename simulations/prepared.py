@@ -24,6 +24,7 @@ FREE = frozenset(
         *(f"federation.{key}" for key in ("rounds", "workers", "timeout_s", "evaluate_every", "engine")),
         *(f"baselines.{key}" for key in ("local_only", "pooled", "pooled_epochs")),
         *(f"baselines.{key}" for key in ("fedavg", "fedavg_rounds", "fedavg_epochs")),
+        "privacy.tuning",
     ]
 )
 
@@ -84,6 +85,8 @@ class RunFailed(RuntimeError):
 def run_id(config: ExperimentConfig, proxy_sha256: str) -> str:
     """32 hex digits: the same for a resumed run, another for another experiment."""
     kept = {key: value for key, value in _flat(config).items() if key not in {*_free(config), "data.path"}}
+    if kept["data.seed"] is None:  # as before there was such a key, so that the same experiment has the same noise
+        del kept["data.seed"]
     return hashlib.sha256((json.dumps(kept, sort_keys=True) + proxy_sha256).encode()).hexdigest()[:32]
 
 

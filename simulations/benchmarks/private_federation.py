@@ -77,7 +77,9 @@ def _row(name: str, runs: Sequence[Kept]) -> list[str]:
         "no bound" if most is None else f"{most['epsilon']:.4f}",
         _spread([run.run["student"]["accuracy"] for run in runs]),
         _spread([run.run["teacher"]["accuracy"] for run in runs]),
-        "" if most is None else most["statement"].split(", seeded noise")[0].rsplit("interval 1e-4, ")[-1],
+        ""
+        if most is None
+        else most["statement"].split(", seeded noise")[0].rsplit("interval 1e-4, ")[-1].rpartition(": ")[2],
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from distillation.export import write_atomically
 from privacy.accounting import round_up
 from privacy.audit.bounds import most_true_positives
+from privacy.statement import shown_delta
 from simulations.probes.membership import Found, Membership
 
 _COLOURS = ("#2b7de9", "#d9822b", "#2a9d6f", "#c2477f", "#8a6fd1", "#8fbf5a", "#8a8f98")
@@ -36,7 +37,7 @@ def write_roc(path: Path, found: Membership) -> None:
         axes.plot(alarms, alarms, ":", color="#8a8f98", label="guessing")
         if found.epsilon is not None:
             bound = most_true_positives(alarms, found.epsilon, found.delta)
-            label = f"bound of ({round_up(found.epsilon):g}, {found.delta:g}), record, zero-out"
+            label = f"bound of ({round_up(found.epsilon):g}, {shown_delta(found.delta)}), record, zero-out"
             axes.plot(alarms, np.maximum(bound, least), "--", color="#000000", label=label)
         for colour, (label, each) in zip(_COLOURS * 2, shown(found.found), strict=False):
             curve = each.curve

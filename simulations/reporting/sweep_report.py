@@ -73,6 +73,7 @@ def _page(
         "statements": [(outcome.point.label, outcome.statement) for outcome in outcomes if outcome.statement],
         "worth": list(dict.fromkeys(worth for outcome in outcomes if (worth := _worth(outcome)))),
         "seeds": SEED in keys,
+        "dealt_anew": any(outcome.point.config.data.seed is None for outcome in outcomes),
         "common": toml_text(nested(common_settings([outcome.point for outcome in outcomes]))),
     }
 

@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def statement(self) -> str | None:
-        """What was promised to the records of the client that paid most, as run.json says it."""
+        """What was promised to the records of every client, as run.json says it."""
         told = _at(self.run, ("privacy", "max", "statement"))
         return None if told is None else str(told)
 

@@ -13,6 +13,7 @@ from privacy.ledger import Ledger
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
 from simulations.preparation import check_config
+from simulations.prepared import run_id
 
 KEYS = {
     *("mechanism", "unit", "adjacency", "epsilon", "delta", "accountant", "composition", "noise_multiplier"),
@@ -174,6 +175,17 @@ def test_a_resumed_run_pays_once_and_ends_as_the_one_that_never_stopped(run, tin
     assert resumed["teacher"] == run[0]["teacher"]
     assert resumed["privacy"]["max"]["epsilon"] == run[0]["privacy"]["max"]["epsilon"]
     assert resumed["failures"] == []
+
+
+def test_how_settings_were_chosen_may_be_said_later_and_changes_nothing_else(run, tiny, inline, tmp_path):
+    import shutil
+
+    shutil.copytree(run[1], tmp_path / "out")
+    told = tiny(privacy={**PRIVATE["privacy"], "tuning": "public"})
+    again = run_experiment(told, tmp_path / "out", resume=True)
+    assert (again["privacy"]["max"]["tuning"], run[0]["privacy"]["max"]["tuning"]) == ("public", "unpaid")
+    assert again["teacher"] == run[0]["teacher"]
+    assert run_id(told, "p") == run_id(tiny(**PRIVATE), "p")
 
 
 def test_a_budget_is_for_so_many_rounds_and_no_resumed_run_changes_that(run, tiny, inline):

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -262,6 +263,8 @@ def test_the_page_loads_nothing_runs_nothing_and_escapes_every_name(page):
     assert "Price &amp; more" in text
     assert "SIMULATION &lt;script&gt;" in text
     assert text.count("worth this") == 1
+    assert "the largest epsilon at the largest delta of any of them" in text
+    assert "no epsilon covers the accuracies" in text
     assert text == page()
 
 
@@ -277,6 +280,17 @@ def test_the_page_has_every_mean_and_every_point(page, tmp_path):
         "accuracy-student.svg",
         "accuracy-teacher.svg",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seed", "said"), [(None, "A seed deals the data out anew"), (1, "both, on rows that are dealt once")]
+)
+def test_a_page_says_whether_its_seeds_deal_rows_anew(tmp_path, seed, said):
+    axes = axes_of(["seed=1,2"])
+    config = BASE.model_copy(update={"data": BASE.data.model_copy(update={"seed": seed})})
+    outcomes = [outcome(federation__seed=number) for number in (1, 2)]
+    outcomes = [replace(one, point=replace(one.point, config=config)) for one in outcomes]
+    assert said in write_sweep_report(tmp_path, axes, outcomes, None).read_text()
 
 
 def test_a_legend_names_every_curve_once_whatever_its_name():
