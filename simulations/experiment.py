@@ -76,6 +76,7 @@ def run_experiment(
             setup = prepare(config, out)
             keep_deal(config, setup.study)
         except BaseException:
+            shutil.rmtree(out / "checkpoint" / "study", ignore_errors=True)
             if fresh:
                 release(out)
             raise

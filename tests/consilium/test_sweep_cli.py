@@ -200,6 +200,14 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_does(jobs):
         (("--grid", "seed=1", "--set", "client.lr=0"), "client.lr"),
         (("--grid", "seed=1", "--resume"), "--resume needs --out: name the folder of the sweep to go on with"),
         (("--grid", "seed=1", "--resume", "--out", "none"), "nothing to resume in none"),
+        (
+            ("--grid", "privacy.epsilon=1,2", "--set", "privacy.ledgers=kept"),
+            "the 2 private points share the ledgers in privacy.ledgers",
+        ),
+        (
+            ("--grid", "seed=1,2", "--set", "privacy.epsilon=1", "--set", "privacy.ledgers=kept"),
+            "and the points deal them differently: set data.seed",
+        ),
         (("--grid", "seed=1", "--out", "study.toml"), "study.toml is no empty folder and holds no sweep"),
     ],
 )
@@ -218,7 +226,8 @@ def test_the_price_of_private_points_is_said_before_the_first_one_runs(jobs, mon
     assert done.exit_code == 130
     price = (
         "Price of the whole sweep: on real private data each of its 4 points is another release of the same records, "
-        "seeds and failures too, and together they cost at most epsilon 8.0000 and delta 4e-05, by adding up"
+        "seeds and failures too, and together they cost at most epsilon 8.0000 and delta 4e-05, unit record, "
+        "by adding up what each point's dearest client pays"
     )
     assert done.output.splitlines()[1].startswith(price)
     assert json.loads(Path("out/sweep.json").read_bytes())["price"].startswith(price)

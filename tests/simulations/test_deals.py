@@ -101,6 +101,16 @@ def test_a_deal_that_was_lost_or_broken_is_no_deal(tiny, inline, tmp_path, kept)
     assert json.loads(whole)["about_private_rows"] is True
 
 
+def test_a_resumed_run_that_is_refused_leaves_no_private_rows_behind(tiny, inline, tmp_path, kept):
+    run_experiment(private(tiny, kept), tmp_path / "one")
+    told = json.loads((kept / "deal.json").read_text())
+    told["private_sha256"]["site-002"] = "0" * 64  # the data's file has changed meanwhile
+    (kept / "deal.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="1 of 4 sites have other private rows here, site-002 is one"):
+        run_experiment(private(tiny, kept), tmp_path / "one", resume=True)
+    assert not list((tmp_path / "one").rglob("private.safetensors"))
+
+
 def test_a_folder_that_cannot_be_is_refused(tiny, inline, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
