@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 # How the settings of a training were chosen: nobody said; on public data or none; at a cost that the ledger has, too.
@@ -10,7 +11,7 @@ Tuning = Literal["unpaid", "public", "paid"]
 
 _FLOAT = "float, not exact-discrete"
 _NOISE = {
-    "client-sum-distributed": "discrete Gaussian integers, charged as the normal law, which is within 0.4 % of epsilon",
+    "client-sum-distributed": "discrete Gaussian integers, charged as normal noise, right to within 0.4 %",
     "k-rr": "discrete, labels drawn by 53-bit numbers",
 }
 
@@ -30,13 +31,19 @@ def caveats_of(mechanism: str, parameters: Mapping[str, Any]) -> tuple[str, ...]
         return ("holds against everybody but the coordinator, which sees all votes",)
     if mechanism != "client-sum-distributed":
         return ()
-    told = parameters["colluding"]
-    share = float.fromhex(told) if isinstance(told, str) else float(told)
-    collude = f"at most {100.0 * share:.15g} % of the sites collude" if share else "no site colludes with it"
+    from privacy.mechanisms.distributed_sum import DistributedClientSum
+
+    known = [field.name for field in fields(DistributedClientSum) if field.name in parameters]
+    split = DistributedClientSum(**{name: _number(parameters[name]) for name in known})
+    collude = f"at most {split.least - split.honest} of these" if split.least > split.honest else "none of these"
     return (
-        f"holds if the coordinator follows the protocol, {collude} and at least {parameters['least']} of "
-        f"{parameters['clients']} sites add noise",
+        f"holds if the coordinator follows the protocol, at least {split.least} of {split.clients} sites add noise and "
+        f"{collude} collude",
     )
+
+
+def _number(told: Any) -> Any:
+    return float.fromhex(told) if isinstance(told, str) else told
 
 
 def not_covered(unit: str, group_size: int, mechanisms: Sequence[str], tuning: str, unpaid: int) -> tuple[str, ...]:

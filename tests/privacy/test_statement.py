@@ -167,7 +167,11 @@ def test_answers_before_the_first_paid_one_are_said_first(ledger):
 
 
 # --- what it rests on --------------------------------------------------------------------------------------------
-SPLIT = '{"clients":40,"colluding":"0x1.0000000000000p-2","least":30}'
+def split(colluding=0.25, least=30, clients=40):
+    return canonical(asdict(DistributedClientSum(2.0, 5.0, clients, least, colluding, classes=10)))
+
+
+SPLIT = split()
 
 
 @pytest.mark.parametrize(
@@ -176,8 +180,9 @@ SPLIT = '{"clients":40,"colluding":"0x1.0000000000000p-2","least":30}'
         ("client-sum", "holds against everybody but the coordinator, which sees all votes"),
         (
             "client-sum-distributed",
-            "holds if the coordinator follows the protocol, at most 25 % of the sites collude and at least 30 of 40 "
-            "sites add noise",
+            # the noise is split among ceil(.75 * 30) = 23 honest ones
+            "holds if the coordinator follows the protocol, at least 30 of 40 sites add noise and at most 7 of these "
+            "collude",
         ),
     ],
 )
@@ -193,12 +198,15 @@ def test_a_promise_that_rests_on_others_says_so_in_its_sentence(ledger, mechanis
 
 @pytest.mark.parametrize(
     ("colluding", "said"),
-    [(0.07, "at most 7 % of the sites collude and at least 6"), (0.0, "no site colludes with it and at least 6")],
+    [
+        (0.5, "at least 6 of 9 sites add noise and at most 3 of these collude"),
+        (0.07, "at least 6 of 9 sites add noise and none of these collude"),  # ceil(5.58) = 6
+        (0.0, "at least 6 of 9 sites add noise and none of these collude"),
+    ],
 )
-def test_the_caveat_is_of_the_settings_as_a_ledger_has_them(colluding, said):
-    split = DistributedClientSum(2.0, 5.0, clients=9, least=6, colluding=colluding, classes=10)
-    (told,) = caveats_of("client-sum-distributed", json.loads(canonical(asdict(split))))
-    assert f"{said} of 9 sites add noise" in told
+def test_no_more_sites_may_collude_than_the_noise_was_split_for(colluding, said):
+    (told,) = caveats_of("client-sum-distributed", json.loads(split(colluding, 6, 9)))
+    assert told.endswith(said)
 
 
 def test_the_noise_is_called_by_its_arithmetic():

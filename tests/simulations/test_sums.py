@@ -232,9 +232,7 @@ def test_split_noise_is_paid_by_each_site_and_stated_for_it(tiny, inline, tmp_pa
     }
     assert all(49.9 < one["epsilon"] <= 50.0 for one in each)
     # least = ceil(8/3)
-    caveat = (
-        "holds if the coordinator follows the protocol, no site colludes with it and at least 3 of 4 sites add noise"
-    )
+    caveat = "holds if the coordinator follows the protocol, at least 3 of 4 sites add noise and none of these collude"
     card = json.loads((tmp_path / "out" / "student.json").read_text())["privacy"]
     assert all(caveat in sentence for sentence in (*(one["statement"] for one in each), card))
     assert {one["noise"].partition(",")[0] for one in each} == {"discrete Gaussian integers"}
