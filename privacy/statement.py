@@ -135,7 +135,7 @@ def statement_of(ledger: Ledger, client: str, tuning: Tuning = "unpaid") -> Stat
     requests = [row.body["request"] for row in ledger.rows() if row.kind == "SPENT" and "request" in row.body]
     head, first = ledger.head(), _first(events)
     mechanisms = sorted({told["mechanism"] for told in requests})
-    unpaid = int(getattr(ledger, "unpaid_before", 0))
+    unpaid = ledger.unpaid_before
     composition, method = "plan", accountant(events)
     if terms.mode == "filter" and terms.order is not None:
         total = filter_budget(terms.epsilon, terms.delta, terms.order)

@@ -34,10 +34,12 @@ def ledger(tmp_path):
         delta=1e-5,
         unit="record",
         group_size=1,
+        unpaid_before=0,
     ):
         delta = None if mode == "count" else delta
         terms = Terms(unit, adjacency, mode, epsilon, delta, order, seeded, group_size)
-        opened.append(Ledger.create(tmp_path / f"{len(opened)}.sqlite", terms, durable=False))
+        path = tmp_path / f"{len(opened)}.sqlite"
+        opened.append(Ledger.create(path, terms, unpaid_before=unpaid_before, durable=False))
         return opened[-1]
 
     yield make
@@ -154,12 +156,7 @@ def test_how_settings_were_chosen_is_unpaid_unless_somebody_says_otherwise(ledge
 
 
 def test_answers_before_the_first_paid_one_are_said_first(ledger):
-    class Older(Ledger):
-        unpaid_before = 3
-
-    book = ledger()
-    book.__class__ = Older
-    told = statement_of(book, "site-1")
+    told = statement_of(ledger(unpaid_before=3), "site-1")
     assert told.unpaid == 3
     assert told.sentence().startswith("INCOMPLETE, 3 answers were given before without a promise: (eps=0, ")
     assert told.not_covered[0] == "3 answers given before the first one that was paid for"
