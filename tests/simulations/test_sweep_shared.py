@@ -89,5 +89,5 @@ def test_points_that_can_pay_are_not_refused():
     refuse_unpayable([told({"noise_multiplier": noise}) for noise in (4.0, 8.0)])
     refuse_unpayable([told({"ledgers": "/one", "epsilon": 1.0}), told({"ledgers": "/other", "epsilon": 2.0})])
     refuse_unpayable([told({"ledgers": "", "epsilon": epsilon}) for epsilon in (1.0, 2.0)])
-    refuse_unpayable([told({"epsilon": 1.0}), told({"epsilon": math.inf})])
+    refuse_unpayable([told({"epsilon": 1.0}), told({"epsilon": math.inf, "noise_multiplier": 0.0})])
     refuse_unpayable([told({"composition": "plan"})])
