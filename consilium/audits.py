@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from consilium.audit_tables import print_labels, print_membership, print_one_run, say, table_of
 from consilium.display import print_next
 from consilium.exits import REFUTED, Format, exit_codes, print_json
 from consilium.options import Out, Overrides, Reporting, free_folder
 
 if TYPE_CHECKING:
-    from privacy.audit.label_inference import LabelInference
-    from simulations.probes.membership import Membership
-    from simulations.probes.one_run import OneRunFound
     from simulations.probes.shadows import Subject, Wanted
 
 audit_app = typer.Typer(
@@ -96,7 +92,7 @@ def membership(
         if reporting is Format.json:
             _print_found(found.as_json(), folder, refuted=found.refuted)
             return
-        _print_membership(console, found)
+        print_membership(console, found)
         _end(console, "membership", folder, "membership.svg")
         again = ["--epsilon", "3"] if found.epsilon is None else []
         print_next(console, _command("membership" if again else "one-run", chosen, again or _private(epsilon, delta)))
@@ -134,7 +130,7 @@ def one_run(
         if reporting is Format.json:
             _print_found(found.as_json(), folder, refuted=found.refuted)
             return
-        _print_one_run(console, found)
+        print_one_run(console, found)
         _end(console, "one-run", folder)
         print_next(console, "consilium audit mechanism")
         _exit_if(found.refuted)
@@ -171,7 +167,7 @@ def label_distribution(
             }
             print_json("ok", 0, {"sites": told, **_where(folder)})
             return
-        _print_labels(console, found)
+        print_labels(console, found)
         _end(console, "labels", folder)
         print_next(console, _command("membership", (config, site, "", overrides), _private(epsilon, delta)))
 
@@ -199,7 +195,7 @@ def mechanism(
             _print_found({"mechanisms": [each.row() for each in found]}, folder, refuted=refuted)
             return
         headings = ("mechanism", "hides a", "claimed epsilon", "at least", "at least, if normal", "verdict")
-        table = _table(headings, left=(0, 1, 5))
+        table = table_of(headings, left=(0, 1, 5))
         for each in found:
             verdict = "[red]refuted[/]" if each.refuted else "stands"
             numbers = (round_up(each.claimed), each.epsilon_low, each.gaussian_epsilon_low)
@@ -286,94 +282,21 @@ def _wanted(epsilon: float | None, delta: float, clip_norm: float, batch_size: i
     return Wanted(epsilon, delta, clip_norm, batch_size)
 
 
-def _print_membership(console: Console, found: Membership) -> None:
-    from privacy.accounting import round_up
-    from privacy.statement import shown_delta
-
-    headings = ("seen", "attack", "AUC", "TPR 1 %", "TPR 0.1 %", "epsilon >")
-    table = _table(headings, left=(0, 1))
-    last = ""
-    for each in found.found:
-        if last and each.seen != last:
-            table.add_section()
-        least = f"[red]{each.epsilon_low:.2f}[/]" if each.refutes else f"{each.epsilon_low:.2f}"
-        table.add_row(
-            each.seen if each.seen != last else "",
-            each.attack,
-            f"{each.auc:.3f} ±{(each.auc_high - each.auc_low) / 2:.3f}".replace("±0", "±"),
-            _percents(each.tpr_1, each.tpr_1_low, each.tpr_1_high),
-            _percents(each.tpr_01, each.tpr_01_low, each.tpr_01_high),
-            least,
-        )
-        last = each.seen
-    console.print(table)
-    _say(console, "seen: the model itself, or only soft labels on public rows, after what is named was done to them")
-    _say(
-        console,
-        f"{found.site}: {found.records} rows, {found.shadows} models, each trained on half of them and attacked in "
-        f"turn; accuracy {found.accuracy_in:.1%} on rows that they know, {found.accuracy_out:.1%} on others",
-    )
-    if found.strangers < 1000:
-        _say(
-            console, f"of {found.strangers} strangers 0.1 % is less than one: that column counts no false alarm at all"
-        )
-    if found.epsilon is None or found.most is None:
-        _say(console, "nothing is promised, so that nothing bounds an attack")
-        return
-    bound = " and ".join(f"{most:.1%} at {alarms}" for most, alarms in zip(found.most, ("1 %", "0.1 %"), strict=True))
-    shown = round_up(found.epsilon)
-    verdict = "an attack found more: the promise is refuted" if found.refuted else "no attack found more"
-    _say(console, f"epsilon {shown:.4f}, delta {shown_delta(found.delta)} allow to find {bound}: {verdict}")
-
-
-def _percents(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def _print_one_run(console: Console, found: OneRunFound) -> None:
-    from privacy.accounting import round_up
-    from privacy.statement import shown_delta
-
-    told = found.audit
-    headings = ("site", "model", "canaries", "guesses", "right", "epsilon at least", "claimed", "most it could show")
-    table = _table(headings, left=(0, 1))
-    claimed = "–" if found.epsilon is None else f"{round_up(found.epsilon):.4f}"
-    numbers = (told.canaries, told.guesses, told.right)
-    least = f"[red]{told.epsilon:.4f}[/]" if found.refuted else f"{told.epsilon:.4f}"
-    table.add_row(found.site, found.model, *map(str, numbers), least, claimed, f"{told.ceiling:.4f}")
-    console.print(table)
-    if found.epsilon is None:
-        verdict = f"nothing is promised; no training like this one may claim an epsilon below {told.epsilon:.4f}"
-    elif found.refuted:
-        verdict = "the claim is refuted"
-    else:
-        verdict = "the claim stands"
-    _say(console, f"{verdict} (delta {shown_delta(told.delta)}, {1 - told.significance:.0%})")
-
-
-def _print_labels(console: Console, found: dict[str, LabelInference]) -> None:
-    table = _table(("site", "KL to the truth, nats", "of a uniform guess", "found"), left=(0,))
-    for name, each in found.items():
-        share = "–" if each.found != each.found else f"{each.found:.0%}"
-        table.add_row(name, f"{each.kl_nats:.3f}", f"{each.uniform_kl_nats:.3f}", share)
-    console.print(table)
-
-
 def _end(console: Console, kind: str, folder: Path, shown: str = "") -> None:
     """What the audit shows, what it cannot, and where its files are."""
     from simulations.probes.audits import SHOWS
 
     can, cannot = SHOWS[kind]
-    _say(console, f"It can show {can}.")
-    _say(console, f"It cannot show {cannot}.")
+    say(console, f"It can show {can}.")
+    say(console, f"It cannot show {cannot}.")
     if kind != "mechanism":
-        _say(console, "These numbers are computed from private rows: to share them is a release.")
+        say(console, "These numbers are computed from private rows: to share them is a release.")
     where = f"Results in {folder}" + (f": open {folder / shown}" if shown else "")
-    _say(console, f"\n{where}")
+    say(console, f"\n{where}")
     if (report := _where(folder)["report"]) is not None:
-        _say(console, f"The run's report shows them: open {report}")
+        say(console, f"The run's report shows them: open {report}")
     elif kind != "mechanism":
-        _say(console, f"A run's report shows them if its folder is audited: consilium audit {kind} runs/...")
+        say(console, f"A run's report shows them if its folder is audited: consilium audit {kind} runs/...")
 
 
 def _folder(out: Path | None, config: Path | None, kind: str) -> Path:
@@ -389,17 +312,6 @@ def _where(folder: Path) -> dict[str, str | None]:
 
     report = shown_in_report(folder)
     return {"out": str(folder), "report": None if report is None else str(report)}
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(headings: Sequence[str], left: Sequence[int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))  # fits 80 columns
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index in left else "right")
-    return table
 
 
 def _command(kind: str, chosen: tuple[Path | None, Path | None, str, Sequence[str] | None], more: Sequence[str]) -> str:
