@@ -8,7 +8,6 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args, get_type_hints
 
 from privacy.mechanisms.client_sum import ClientSum
-from privacy.mechanisms.convex_head import ConvexHead
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.mechanisms.dp_sgd import DpSgdTraining
 from privacy.mechanisms.gaussian import GaussianOutput
@@ -19,7 +18,6 @@ from privacy.mechanisms.pate import Pate
 MECHANISMS: dict[str, type[Mechanism]] = {
     "dp-sgd": DpSgdTraining,
     "pate": Pate,
-    "convex-head": ConvexHead,
     "client-sum": ClientSum,
     "client-sum-distributed": DistributedClientSum,
     "k-rr": KRandomizedResponse,

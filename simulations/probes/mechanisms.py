@@ -18,7 +18,6 @@ from privacy.audit.record_replay import Call, Recorder
 from privacy.dp_spec import DpSgd
 from privacy.events import Events
 from privacy.mechanisms.client_sum import ClientSum
-from privacy.mechanisms.convex_head import ConvexHead
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.mechanisms.gaussian import GaussianOutput
 from privacy.mechanisms.krr import KRandomizedResponse
@@ -203,18 +202,6 @@ def _distributed_sum() -> Case:
     return Case(mechanism.UNIT, mechanism.events(2), _repeated(run, _sum))
 
 
-def _convex_head() -> Case:
-    mechanism = ConvexHead(_NOISE, classes=2, regularisation=1.0)
-    features = np.tile([[1.0, 0.0]], (_RECORDS, 1))
-
-    def run(first: bool, noise: Noise) -> Float64:
-        labels = np.zeros(_RECORDS, np.int64)
-        labels[0] = 1 if first else -1  # a record without a class counts as nothing
-        return mechanism.release(features, labels, noise)
-
-    return Case(mechanism.UNIT, mechanism.events(_ROWS), _repeated(run, _all))
-
-
 def _dp_sgd() -> Case:
     """Steps that draw everybody and move nothing: each is one release of the same sum."""
     from privacy.mechanisms.dp_sgd import DpSgdTraining
@@ -250,7 +237,6 @@ def _steps(first: bool, times: int, noise: Noise) -> Iterator[tuple[Float64, Flo
 CASES: Mapping[str, Callable[[], Case]] = {
     "dp-sgd": _dp_sgd,
     "pate": _pate,
-    "convex-head": _convex_head,
     "client-sum": _client_sum,
     "client-sum-distributed": _distributed_sum,
     "k-rr": _krr,

@@ -9,7 +9,10 @@ import pytest
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
 import consilium
+from client.promise import SITE_MECHANISMS
 from privacy.ledger import Ledger
+from privacy.mechanisms import MECHANISMS
+from server.client_sum import NAME as CLIENT_SUM
 from simulations.config import ConfigError
 from simulations.experiment import run_experiment
 from simulations.preparation import check_config
@@ -246,6 +249,10 @@ def test_what_a_promise_does_not_pay_for_is_refused(tiny, changed, sentence):
     privacy = {"epsilon": 3.0, **changed.pop("privacy", {})}
     with pytest.raises(ConfigError, match=sentence):
         check_config(tiny(**changed, privacy=privacy))
+
+
+def test_every_mechanism_that_is_offered_can_be_run_by_somebody():
+    assert set(MECHANISMS) == {*SITE_MECHANISMS, CLIENT_SUM}
 
 
 @pytest.mark.parametrize(

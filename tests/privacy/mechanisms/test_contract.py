@@ -12,7 +12,6 @@ from privacy.audit.record_replay import Recorder, adversarial_neighbours, record
 from privacy.events import Gaussian, RandomizedResponse
 from privacy.mechanisms import MECHANISMS, build_mechanism
 from privacy.mechanisms.client_sum import ClientSum
-from privacy.mechanisms.convex_head import ConvexHead, probabilities
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.mechanisms.gaussian import GaussianOutput
 from privacy.mechanisms.krr import KRandomizedResponse
@@ -60,17 +59,6 @@ def uniform(matrix):
     return (np.full(matrix.shape, 1.0 / matrix.shape[1]),)
 
 
-def trained(mechanism, matrix, noise):
-    """The unit is the last record: its features are the matrix's first row, its label may be none."""
-    rng = np.random.default_rng(5)
-    width = matrix.shape[1]
-    record = matrix[0] if len(matrix) else np.full(width, np.nan)
-    features = np.concatenate([rng.normal(size=(9, width)), record[None]])
-    label = int(np.nan_to_num(np.abs(record)).argmax()) - (width == 3)
-    weights = mechanism.release(features, np.append(rng.integers(0, mechanism.classes, 9), label), noise)
-    return weights, probabilities(weights, rng.normal(size=(4, width)))
-
-
 @dataclass(frozen=True)
 class Row:
     make: Any  # classes -> mechanism
@@ -94,10 +82,6 @@ ROWS = {
         0.99,  # rounding adds at most, and rarely exactly, grid sqrt(d)/2
         ("clip", "grid"),
     ),
-    # The bound assumes the worst curvature everywhere; see test_convex_head for how close it comes.
-    "convex-head": Row(
-        lambda classes: ConvexHead(2.0, 3, 0.1, 1e-4), trained, "noise_multiplier", 0.4, ("regularisation", "tolerance")
-    ),
 }
 NAMES = sorted(ROWS)
 
@@ -106,8 +90,6 @@ def zeroed(name, pair):
     """The pair as the mechanism's adjacency has it."""
     if MECHANISMS[name.partition(",")[0]].UNIT == "client":
         return pair.first, uniform(pair.second)[0]  # an absent client answers as the previous teacher does
-    if name == "convex-head":
-        return pair.first, np.full(pair.second.shape, np.nan)
     return pair.first, pair.second
 
 
@@ -154,8 +136,7 @@ def precision(events):
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"k-rr"}))
 def test_clean_noise_passes_on_twenty_seeds(name):
-    # The convex head has a weight for each of 61 inputs and 3 classes; the gate lets about a third of the rows through.
-    shape = {"convex-head": (1, 60), "pate, gated": (80, 10)}.get(name, (12, 10))
+    shape = (80, 10) if name == "pate, gated" else (12, 10)  # the gate lets about a third of the rows through
     mechanism, matrix = ROWS[name].make(10), others(1, shape)[0]
     for seed in range(20):
         noise, releases = DrawnNoise(Draw(SeededEntropy(seed, name))), []
@@ -187,9 +168,8 @@ def test_a_number_of_rows_that_is_none_is_refused(name, rows):
 def test_no_rows_cost_nothing_and_release_nothing(name):
     mechanism = ROWS[name].make(4)
     assert mechanism.events(0) == ()
-    if name != "convex-head":  # which releases weights
-        out = ROWS[name].run(mechanism, np.empty((0, 4)), noise_of(name))
-        assert (out[1] if name == "pate, gated" else out).shape == (0, 4)
+    out = ROWS[name].run(mechanism, np.empty((0, 4)), noise_of(name))
+    assert (out[1] if name == "pate, gated" else out).shape == (0, 4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,7 +201,6 @@ def test_every_mechanism_says_what_it_is_worth_and_baselines_must_be_switched_on
         ("gaussian-output", {"allow_baseline": True}, (Gaussian(2.0, 1),)),
         ("k-rr", {"allow_baseline": True}, (RandomizedResponse(0.5, 10, 4),)),
         ("client-sum", {"clip": 1.0, "clients": 1000}, (Gaussian(2.0, 1),)),
-        ("convex-head", {"regularisation": 0.1}, (Gaussian(2.0, 1),)),
     ],
 )
 def test_a_mechanism_is_built_from_its_name_its_noise_and_its_settings(name, settings, events):

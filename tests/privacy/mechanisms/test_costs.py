@@ -9,7 +9,6 @@ from scipy.optimize import brentq
 from privacy.accounting import epsilon_of
 from privacy.events import times
 from privacy.mechanisms.client_sum import ClientSum
-from privacy.mechanisms.convex_head import ConvexHead
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.mechanisms.gaussian import GaussianOutput
 from privacy.mechanisms.krr import KRandomizedResponse
@@ -99,12 +98,6 @@ def test_a_split_sum_in_which_honest_clients_are_missing_costs_more(honest, epsi
     mechanism = DistributedClientSum(1.0, 1.3906, clients=20, least=10, colluding=0.0, classes=10)
     assert epsilon_of(mechanism.events_with(100, honest), DELTA) == pytest.approx(epsilon, abs=6e-4)
     assert mechanism.events_with(100, 10) == mechanism.events_with(100, 17) == mechanism.events(100)
-
-
-def test_the_weights_of_a_convex_head_are_one_event_for_any_rows():
-    head = ConvexHead(1.3906, 10, 0.01)
-    assert head.events(1) == head.events(10**6)
-    assert epsilon_of(head.events(5), DELTA) == pytest.approx(3.0, abs=6e-4)
 
 
 def test_the_shortcut_of_one_nth_is_nowhere():
