@@ -147,21 +147,22 @@ class Book:
         ledger = self._existing()
         if ledger is None:
             parent = self._opened_parent()
-            terms = self._terms(None if parent is None else parent.terms)
+            terms = terms_of(self._promise, None if parent is None else parent.terms)
             self._ledger = ledger = Ledger.open_or_create(
                 self._path, terms, parent=self._parent, unpaid_before=unpaid, durable=self._durable
             )
         elif not self._insisted:
             with ledger:
-                ledger.insist(self._terms(ledger.terms), self._parent)
+                ledger.insist(terms_of(self._promise, ledger.terms), self._parent)
         self._insisted = True
         return ledger
 
-    def _terms(self, made: Terms | None) -> Terms:
-        """The promise's terms; what was computed for them when the ledger was made is not computed again."""
-        terms = self._promise.terms()
-        if made is None:
-            return terms
-        if terms.mode == made.mode == "filter":
-            terms = replace(terms, order=made.order)
-        return terms if self._promise.epsilon_given or made.epsilon is None else replace(terms, epsilon=made.epsilon)
+
+def terms_of(promise: Promise, made: Terms | None) -> Terms:
+    """The promise's terms; what was computed for them when its ledger was made is not computed again."""
+    terms = promise.terms()
+    if made is None:
+        return terms
+    if terms.mode == made.mode == "filter":
+        terms = replace(terms, order=made.order)
+    return terms if promise.epsilon_given or made.epsilon is None else replace(terms, epsilon=made.epsilon)

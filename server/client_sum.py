@@ -66,6 +66,11 @@ class ClientSumSettings(BaseModel):
         """The price of all rounds."""
         return (Gaussian(self.noise_multiplier, self.rounds),)
 
+    @property
+    def terms(self) -> Terms:
+        """Of the ledger."""
+        return Terms("client", "zero_out", "plan", self.epsilon, self.delta, None, self.seeded)
+
 
 class SplitSumSettings(BaseModel):
     """What the sites' own files promise, as far as the coordinator must know it to read their sums.
@@ -175,8 +180,7 @@ class ClientSumRule:
     def _released(self, ballot: Ballot, base: Float64, reports: Iterable[ClientReport]) -> Float64:
         """[rows, classes] paid for, let out and stored; the stored one, where this round was let out before."""
         settings = self.settings
-        terms = Terms("client", "zero_out", "plan", settings.epsilon, settings.delta, None, settings.seeded)
-        with Ledger.open_or_create(self.path, terms) as ledger:
+        with Ledger.open_or_create(self.path, settings.terms) as ledger:
             try:
                 paid, attempt = self._paid(ledger, ballot, base)
             except BudgetExceeded as error:

@@ -17,6 +17,7 @@ from distillation.data import classes_sha256
 from distillation.learner import Training
 from distillation.models import MODELS, build_model
 from distillation.runtime import device_named
+from privacy.ledger import Ledger
 from server.config import FederationConfig, StudentSettings
 from server.exchange import Exchange
 from simulations.attacks import build_attack
@@ -355,6 +356,8 @@ def prepare(config: ExperimentConfig, out: Path, rules: Iterable[Aggregator] = (
         client_sum=client_sum_of(config),
         split_sum=split_sum_of(config),
     )
+    if (noise := settings.client_sum) is not None and Path(noise.ledger).is_file():
+        Ledger.open_or_create(Path(noise.ledger), noise.terms).close()  # refuses another promise
     setup = Setup(config, study, settings, models, out)
     if config.strategy.secure_sum:
         register(setup.states, study.folder / _REGISTRY)

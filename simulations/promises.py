@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from client.book import terms_of
 from client.config import PrivacySection, SiteConfig, SiteConfigError
-from client.promise import check_noise, promise_of
+from client.promise import Promise, check_noise, promise_of
+from privacy.ledger import Ledger
+from privacy.ledger_errors import LedgerError, TermsDiffer
 from server.client_sum import CLIENT, NAME, SPLIT_NAME
 from simulations.config import ConfigError, ExperimentConfig
 from simulations.sums import client_sum_misfits, client_sum_of, split_section, split_sum_misfits
@@ -58,7 +62,7 @@ def calibrated(site: SiteConfig, records: int, classes: int) -> SiteConfig:
     """A site's file with its noise written down, so that no worker has to find it again.
 
     Raises:
-        ConfigError: the promise cannot be kept.
+        ConfigError: the promise cannot be kept, or a ledger that outlives the run was made for another one.
     """
     try:
         promise = promise_of(site, records, classes)
@@ -68,7 +72,19 @@ def calibrated(site: SiteConfig, records: int, classes: int) -> SiteConfig:
         raise ConfigError(f"{site.site} with {records} rows: {error}") from None
     if promise is None or site.privacy is None:
         return site
+    _refuse_other_terms(Path(site.privacy.ledger), promise)
     return site.model_copy(update={"privacy": site.privacy.model_copy(update={"noise_multiplier": promise.noise})})
+
+
+def _refuse_other_terms(path: Path, promise: Promise) -> None:
+    """Refuse what every answer would be refused for, and only the site's own log would say."""
+    if not path.exists():
+        return
+    with suppress(LedgerError), Ledger.open(path) as ledger:
+        try:
+            ledger.insist(terms_of(promise, ledger.terms), None)
+        except TermsDiffer as error:
+            raise ConfigError(f"privacy.ledgers: {error}") from None
 
 
 def ledger_of(config: ExperimentConfig, site: str, state: Path) -> Path:
@@ -132,7 +148,6 @@ def statements_of(config: ExperimentConfig, ledgers: Mapping[str, Path]) -> dict
     told = config.privacy
     if told is None or not told.promises:
         return None
-    from privacy.ledger import Ledger
     from privacy.statement import covering, statement_of
 
     each = []

@@ -157,13 +157,14 @@ def test_a_run_whose_budget_is_spent_exits_5_and_leads_to_the_budget(file, inlin
     assert told.exit_code == json.loads(told.stdout)["code"] == 5
 
 
-def test_another_promise_for_the_same_ledger_is_a_wrong_configuration(file, inline, tmp_path):
-    told = f'{FAST}{PRIVATE}mechanism = {{ name = "client-sum", clip = 2.0 }}\nledgers = "{tmp_path / "kept"}"\n'
-    file.write_text(told)
+@pytest.mark.parametrize("mechanism", ['{ name = "client-sum", clip = 2.0 }', '{ name = "dp-sgd" }'])
+def test_another_promise_for_the_same_ledger_is_a_wrong_configuration(file, inline, tmp_path, mechanism):
+    file.write_text(f"{FAST}{PRIVATE}mechanism = {mechanism}\nledgers = '{tmp_path / 'kept'}'\n")
     assert invoke("run", file, "--out", tmp_path / "one").exit_code == 0
     done = invoke("run", file, "--out", tmp_path / "two", "--set", "privacy.epsilon=4.0")
     assert done.exit_code == 2
     assert "epsilon=8.0 and is asked for epsilon=4.0" in done.stderr
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,22 @@ def test_a_failed_quorum_is_told_on_disk(make_sites: Any, make_grid: Any, tmp_pa
     assert told["round"] == 1
     assert told["failures"] == [{"client": "site-2", "reason": "crashed", "detail": "code 8"}]
     assert told["reason"].startswith("round 1: 2 of 3 answers were usable and the quorum is 3")
+    assert not told["refused"]
+
+
+def test_that_budgets_alone_ended_a_run_is_told_on_disk_and_read_there(
+    make_sites: Any, make_grid: Any, tmp_path: Path, federation: Any
+) -> None:
+    from simulations.engines.flower import _failed
+
+    files = make_sites(3, privacy=PrivacySection(noise_multiplier=3.0, epsilon=4.0, rounds=1, seeded=True))
+    folder, out = job(tmp_path, federation(files["site-0"], rounds=2))
+    with pytest.raises(QuorumError):
+        serve(make_grid(files.values()), folder, out, resume=False)
+    told = json.loads((out / "checkpoint" / "failure.json").read_text())
+    assert {failure["reason"] for failure in told["failures"]} == {"refused_budget_out"}
+    assert told["refused"]
+    assert _failed(told).refused
 
 
 def test_a_job_for_another_proxy_set_is_refused(
