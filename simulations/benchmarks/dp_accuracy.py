@@ -115,7 +115,7 @@ RECIPES = {
         model="scatter-linear",
         private=DpSgdTraining(1.6747, 0.1, batch_size=500, clipping="ghost"),
         epochs=10,
-        lr=25.0,
+        lr=20.0,
         momentum=0.0,
         band=(0.96, 0.975),
         rows=5_000,
