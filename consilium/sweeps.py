@@ -186,10 +186,12 @@ class _Command:
         return self._with([*self._grids, *grids])
 
     def after(self, done: Sweep, out: Path) -> str:
-        """What most people want next: failed points again, then enough seeds for error bars, then another method."""
+        """What most want next: what was spent, failed points again, enough seeds for error bars, another method."""
         from simulations.sweeps.grid import SEED
 
         seeds = next((axis for axis in done.axes if axis.key == SEED), None)
+        if done.failed and len(done.spent) == done.failed:
+            return shlex.join(["consilium", "budget", "show", str(out / "points" / done.spent[0])])
         if done.failed:
             return self.resumed(out)
         if seeds is None:

@@ -63,6 +63,11 @@ class Sweep:
         """Points without a result."""
         return sum(not outcome.finished for outcome in self.outcomes)
 
+    @property
+    def spent(self) -> tuple[str, ...]:
+        """Points that budgets or policies ended, which no resuming changes: their folders' names."""
+        return tuple(one.point.slug for one in self.outcomes if one.run is not None and one.run.get("refused"))
+
     def as_json(self) -> dict[str, Any]:
         """Axes, a row a point, means over seeds, price: what sweep.csv, summary.csv and sweep.json say."""
         return {

@@ -118,6 +118,21 @@ def test_a_sweep_says_where_it_is_and_ends_with_a_table_and_the_next_command(job
     }
 
 
+def test_points_that_budgets_ended_lead_to_the_budget_and_not_to_resuming(jobs, monkeypatch, tmp_path):
+    def spent(jobs, parallel):
+        for job in jobs:
+            folder = Path(job["out"])
+            folder.mkdir(parents=True)
+            told = {"verdict": "failed", "reason": "no", "refused": folder.name in ("seed=2", "seed=7")}
+            (folder / "run.json").write_text(json.dumps({**told, "config": job["config"]}))
+            yield job, {"do": "done"}
+
+    monkeypatch.setattr("simulations.sweep.run_jobs", spent)
+    assert next_line(sweep("--grid", "seed=7", "--out", "out")) == "next: consilium budget show out/points/seed=7"
+    mixed = next_line(sweep("--grid", "seed=1,2", "--out", "more"))
+    assert mixed == "next: consilium sweep study.toml --grid seed=1,2 --out more --resume"
+
+
 @pytest.mark.parametrize(
     ("grids", "command"),
     [
