@@ -225,7 +225,7 @@ def _event_text(event: list[Any]) -> str:
 def plan(
     records: Annotated[int, typer.Option(help="Private rows of the site; public.", min=1)],
     epochs: Annotated[int, typer.Option(help="Passes over the private rows before each answer.", min=1)] = 1,
-    batch_size: Annotated[int, typer.Option(help="Rows that a step expects.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Rows that a step expects; 0: 256, or all if fewer.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Answers; 0: as many as epsilon pays for at --noise.", min=0)] = 0,
     noise: Annotated[float, typer.Option(help="Noise multiplier; 0: the least that keeps epsilon for --rounds.")] = 0.0,
     epsilon: Annotated[float, typer.Option(help="Budget; 0: what --rounds at --noise cost.")] = 0.0,
