@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -14,7 +15,10 @@ from privacy.mechanisms import MECHANISMS, build_mechanism
 from privacy.mechanisms.distributed_sum import DistributedClientSum
 from privacy.mechanisms.dp_sgd import DpSgdTraining
 from privacy.mechanisms.mechanism import DrawnNoise, Mechanism
+from privacy.mechanisms.pate import Pate
 from privacy.noise import Draw, OsEntropy, SeededEntropy
+
+log = logging.getLogger("consilium.node")
 
 # What a site can do; the sum with noise at the coordinator is the coordinator's.
 SITE_MECHANISMS = ("dp-sgd", "pate", "k-rr", "gaussian-output", "client-sum-distributed")
@@ -183,6 +187,7 @@ def _promise(told: _Told) -> Promise:
     delta = section.delta or default_delta(units)
     check_delta(delta, units)
     _check_group(section, kind)
+    _check_rows(kind, told.records)
 
     def at(noise: float) -> Promise:
         return Promise(
@@ -226,6 +231,22 @@ def _check_group(section: PrivacySection, mechanism: Mechanism) -> None:
         raise ValueError(
             f"group_size={section.group_size} is for mechanisms that protect records, and {section.mechanism.name!r} "
             f"protects a whole {mechanism.UNIT}: leave it out"
+        )
+
+
+def _check_rows(mechanism: Mechanism, records: int) -> None:
+    """Refuse teachers without rows; sampling that samples nothing is sound, and said."""
+    if isinstance(mechanism, Pate) and mechanism.teachers > records:
+        raise ValueError(
+            f"teachers={mechanism.teachers} must be at most the site's {records} rows: a teacher without one votes for "
+            "nothing"
+        )
+    if isinstance(mechanism, DpSgdTraining) and mechanism.batch_size > records:
+        log.warning(
+            "batch_size=%d is above the site's %d rows: every step takes all of them (q = 1), and no sampling adds to "
+            "their privacy",
+            mechanism.batch_size,
+            records,
         )
 
 

@@ -278,6 +278,18 @@ def test_mechanisms_on_votes_pay_by_what_is_asked(site_file, make_plan, promise,
         assert opened.events() == (event(20.0),)
 
 
+def test_a_teacher_has_a_row_at_least_and_sampling_that_samples_nothing_is_said(site_file, promise, caplog):
+    promise(mechanism=PartSection(name="pate", teachers=31), noise_multiplier=5.0, epsilon=None)
+    with pytest.raises(SiteConfigError, match="teachers=31 must be at most the site's 30 rows"):
+        Node.open(site_file)
+    promise(mechanism=PartSection(name="pate", teachers=30), noise_multiplier=5.0, epsilon=None)
+    assert len(Node.open(site_file).learner.members) == 30
+    for size, said in ((30, False), (31, True)):
+        promise(mechanism=PartSection(name="dp-sgd", batch_size=size), noise_multiplier=5.125, epsilon=None)
+        Node.open(site_file)
+        assert ("batch_size=31 is above the site's 30 rows: every step takes all" in caplog.text) == said
+
+
 def test_pate_shows_each_record_to_one_teacher(site_file, make_plan, promise):
     promise(mechanism=PartSection(name="pate", teachers=4), noise_multiplier=5.0, epsilon=None)
     node = Node.open(site_file)

@@ -96,6 +96,15 @@ def test_accuracies_beside_a_promise_are_marked_as_none_of_its_releases() -> Non
     assert out.getvalue().splitlines()[:2] == ["(eps=3, delta=1e-05), record", "On the side: computed by it."]
 
 
+@pytest.mark.parametrize(("rates", "said"), [((0.2, 1.0, 1.0), "2 of 3 clients take all of their rows"), ((0.2,), "")])
+def test_the_terminal_says_where_sampling_hides_nobody(rates: tuple[float, ...], said: str) -> None:
+    console, out = _plain()
+    each = [{"statement": "(eps=1)", "seeded": True, "sample_rate": rate} for rate in rates]
+    print_comparison(console, {**RUN, "privacy": {"max": each[0], "each": each, "on_the_side": "rows"}})
+    assert said in out.getvalue()
+    assert ("clients take all" in out.getvalue()) == bool(said)
+
+
 @pytest.mark.parametrize("make", [_plain, lambda: _tty(140)])
 def test_the_terminal_shows_the_comparison_of_the_report(make: Any) -> None:
     console, out = make()

@@ -29,7 +29,19 @@ SMALL = {
 
 # The README promises these, and no other.
 RUN_KEYS = {
-    *("schema", "verdict", "reason", "refused", "config", "engine", "seed", "versions", "proxy_sha256", "classes", "subject"),
+    *(
+        "schema",
+        "verdict",
+        "reason",
+        "refused",
+        "config",
+        "engine",
+        "seed",
+        "versions",
+        "proxy_sha256",
+        "classes",
+        "subject",
+    ),
     *(
         "attackers",
         "stragglers",
