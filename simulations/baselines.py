@@ -36,7 +36,8 @@ def accuracy(learner: TorchLearner | Ensemble, test: Samples) -> float:
 def local_only(node: Node, rounds: int, test: Samples) -> float:
     """Test accuracy of a site that trains as often as in `rounds` rounds, with nobody's help.
 
-    The same first weights, the same private batches in the same order; no teacher and no public labels.
+    The same first weights, no teacher and no public labels; the same private batches in the same order where nothing is
+    promised, and with as much noise on samples of its own where something is.
     """
     learner, training = node.fresh(), node.config.training
     if training.warmup_epochs:
