@@ -254,8 +254,12 @@ def check_mechanism(section: PrivacySection, batch_size: int) -> None:
     """Return if a site can have this mechanism with these settings, whatever its rows and its noise.
 
     Raises:
-        KeyError, ValueError: it cannot.
+        KeyError, ValueError: it cannot, or no noise is so small as its epsilon.
     """
+    if section.epsilon is not None and not section.noise_multiplier:
+        from privacy.calibration import check_epsilon
+
+        check_epsilon(section.epsilon)
     _check_group(section, _mechanism(section, batch_size, 2, section.noise_multiplier or 1.0))
 
 

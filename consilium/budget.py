@@ -223,7 +223,9 @@ def _event_text(event: list[Any]) -> str:
 
 @budget_app.command("plan")
 def plan(
-    records: Annotated[int, typer.Option(help="Private rows of the site; public.", min=1)],
+    records: Annotated[
+        int, typer.Option(help="Private rows of the site, of the smallest if there are several; public.", min=1)
+    ],
     epochs: Annotated[int, typer.Option(help="Passes over the private rows before each answer.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows that a step expects; 0: 256, or all if fewer.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Answers; 0: as many as epsilon pays for at --noise.", min=0)] = 0,
@@ -312,6 +314,11 @@ def planned(
     if batch_size > records:
         raise ConfigError(
             f"--batch-size={batch_size} must be at most --records={records}: a step takes all of them and no more"
+        )
+
+    if group_size > records:
+        raise ConfigError(
+            f"--group-size={group_size} must be at most --records={records}: nobody has more rows than all"
         )
 
     sampling = DpSgdTraining(1.0, batch_size=batch_size)

@@ -56,6 +56,7 @@ def registry(
     """Put public lines together; every owner compares the printed SHA-256 with the others, by telephone for example."""
     with exit_codes(reporting):
         from client.identity import IDENTITY, joined, write_registry
+        from privacy.secure_sum.session import FEWEST
 
         known = joined(lines)
         sha256 = write_registry(out, known)
@@ -68,8 +69,9 @@ def registry(
             _say(console, f"  {site} {key.hex()}")
         _say(console, f"  wrote {out}: {len(known)} sites, sha256 {sha256}")
         _say(console, "  in the [policy] of every site.toml, with this file beside it:")
-        # Then fewer than a third of the sites gain nothing together: see the README of privacy.secure_sum.
-        fewest = -(-2 * len(known) // 3)
+        # Then fewer than a third of the sites gain nothing together, and nobody is in a sum of two: see the README of
+        # privacy.secure_sum.
+        fewest = max(FEWEST, -(-2 * len(known) // 3))
         for said in (f'sum_registry = "{out.name}"', f'sum_identity = "{IDENTITY}"', f"sum_threshold = {fewest}"):
             _say(console, f"    {said}")
         print_next(console, f"sha256sum {out}")

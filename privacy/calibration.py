@@ -91,12 +91,21 @@ def steps_for(epsilon: float, delta: float, event_per_round: Events, records: in
     return low
 
 
-def _check(epsilon: float, delta: float) -> None:
-    check_delta(delta)
+def check_epsilon(epsilon: float) -> None:
+    """Return if noise can be found for it.
+
+    Raises:
+        ValueError: it is not in (0, 50].
+    """
     if not 0.0 < epsilon <= MOST_EPSILON:
         raise ValueError(
             f"epsilon={epsilon} must be in (0, {MOST_EPSILON:g}]: above, nothing is promised; leave privacy out instead"
         )
+
+
+def _check(epsilon: float, delta: float) -> None:
+    check_delta(delta)
+    check_epsilon(epsilon)
 
 
 def _guess(epsilon: float, delta: float, events_at: Callable[[float], Events]) -> float:

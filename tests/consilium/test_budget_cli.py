@@ -199,6 +199,10 @@ def test_a_plan_needs_two_of_three(words):
         (("--records", 100, "--rounds", 3, "--noise", 2, "--delta", 0.5), "delta=0.5"),
         (("--records", 100, "--rounds", 3, "--epsilon", 99), "epsilon=99"),
         (("--records", 100, "--rounds", 3, "--epsilon", 3, "--batch-size", 101), "must be at most --records=100"),
+        (
+            ("--records", 9, "--rounds", 3, "--epsilon", 3, "--group-size", 10),
+            "--group-size=10 must be at most --records=9",
+        ),
         (("--records", 100, "--noise", 0.3, "--epsilon", 0.1), "does not pay for one answer"),
     ],
 )

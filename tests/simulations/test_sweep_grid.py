@@ -121,6 +121,7 @@ def test_an_axis_beats_a_setting_for_all_points(file):
             ["privacy.epsilon=1", "privacy.mechanism=dp-sgd,gauss,k-rr"],
             "privacy.mechanism=gauss cannot be run, so nothing was begun: privacy: unknown mechanism 'gauss'",
         ),
+        (["privacy.epsilon=8,100"], "privacy.epsilon=100 cannot be run, so nothing was begun: privacy: epsilon=100.0"),
         (["seed=1,two"], "federation.seed=two cannot be run, so nothing was begun: federation.seed = 'two'"),
         (
             [f"seed={','.join(map(str, range(101)))}", f"rounds={','.join(map(str, range(1, 101)))}"],
